@@ -1,0 +1,57 @@
+# make demo    set up, install, fetch MNIST, train, prune, fine-tune, test LeNet; prints a table and a line of JSON
+# make test    set up with the test tools, then run every test and doctest
+# make lint types kernels bench wheel
+# The virtual environment is .venv; choose another with VENV=..., another Python with PYTHON=...
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find protocaffe kernels proto models setup.py pyproject.toml -type f -not -path '*/__pycache__/*' \
+	-not -path 'protocaffe/_build/*' -not -path 'protocaffe/_share/*' 2>/dev/null)
+
+.PHONY: demo test lint types kernels bench wheel ci clean
+
+demo: $(VENV)/.installed
+	$(BIN)/protocaffe demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_layering.py
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+kernels:
+	$(PYTHON) tools/check_kernels.py
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/cpu_steps.py
+
+wheel: $(VENV)/.dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/build_wheel.py
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf build dist *.egg-info protocaffe/_build protocaffe/_share
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python 3.10 or newer is needed, $(PYTHON) is {v.major}.{v.minor}")'
+	$(PYTHON) -m venv $(VENV)
+
+# An editable install (made by `make test`) serves `make demo` as well; a plain one does not serve `make test`.
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	if [ -e $(VENV)/.test ]; then $(BIN)/python -m pip install -q -e . ; else $(BIN)/python -m pip install -q . ; fi
+	touch $@
+
+$(VENV)/.test: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q -e ".[test]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.dev: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@ $(VENV)/.test $(VENV)/.installed

@@ -1,0 +1,92 @@
+// Windows of an image as the columns of a matrix [channels * kernel, pixels out], and back.
+#include "portable.h"
+
+struct window2d {
+  int channels, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw;
+};
+
+struct window_nd {
+  int axes, channels;
+  int in[6], out[6], kernel[6], stride[6], pad[6], dilation[6];
+};
+
+KERNEL im2col(long n, window2d shape, const store* x, store* columns) {
+  SHAPE(window2d, s, shape);
+  FOR_EACH_2D(r, n * s.channels * s.kh * s.kw * s.oh, ox, s.ow) {
+    const int oy = int(r % s.oh), k = int((r / s.oh) % (s.kh * s.kw));
+    const index_t plane = r / (index_t(s.oh) * s.kh * s.kw);
+    const int iy = oy * s.sh - s.ph + (k / s.kw) * s.dh, ix = int(ox) * s.sw - s.pw + (k % s.kw) * s.dw;
+    const bool inside = iy >= 0 && iy < s.h && ix >= 0 && ix < s.w;
+    columns[r * s.ow + ox] = inside ? real(x[(plane * s.h + iy) * s.w + ix]) : real(0);
+  }
+}
+
+// dx = sum over the windows that hold the pixel (a gather)
+KERNEL col2im(long n, window2d shape, const store* columns, store* x) {
+  SHAPE(window2d, s, shape);
+  FOR_EACH_2D(r, n * s.channels * s.h, ix, s.w) {
+    const int iy = int(r % s.h);
+    const index_t plane = r / s.h;
+    real sum = 0;
+    for (int ky = 0; ky < s.kh; ++ky) {
+      const int ty = iy + s.ph - ky * s.dh;
+      if (ty < 0 || ty % s.sh != 0 || ty / s.sh >= s.oh) continue;
+      for (int kx = 0; kx < s.kw; ++kx) {
+        const int tx = int(ix) + s.pw - kx * s.dw;
+        if (tx < 0 || tx % s.sw != 0 || tx / s.sw >= s.ow) continue;
+        sum += real(columns[(((plane * s.kh + ky) * s.kw + kx) * s.oh + ty / s.sh) * s.ow + tx / s.sw]);
+      }
+    }
+    x[r * s.w + ix] = sum;
+  }
+}
+
+// The same for 1 to 6 spatial axes; n = channels * product(kernel) * product(out) elements
+KERNEL im2col_nd(long n, window_nd shape, const store* x, store* columns) {
+  SHAPE(window_nd, s, shape);
+  FOR_EACH(i, n) {
+    index_t rest = i, offset = 0, step = 1;
+    int at[6];
+    for (int a = s.axes - 1; a >= 0; --a) {
+      at[a] = int(rest % s.out[a]) * s.stride[a] - s.pad[a];
+      rest /= s.out[a];
+    }
+    bool inside = true;
+    for (int a = s.axes - 1; a >= 0; --a) {
+      at[a] += int(rest % s.kernel[a]) * s.dilation[a];
+      rest /= s.kernel[a];
+      inside = inside && at[a] >= 0 && at[a] < s.in[a];
+      offset += at[a] * step;
+      step *= s.in[a];
+    }
+    columns[i] = inside ? real(x[rest * step + offset]) : real(0);
+  }
+}
+
+// n = channels * product(in) elements
+KERNEL col2im_nd(long n, window_nd shape, const store* columns, store* x) {
+  SHAPE(window_nd, s, shape);
+  FOR_EACH(i, n) {
+    index_t channel = i, taps = 1;
+    int at[6];
+    for (int a = s.axes - 1; a >= 0; --a) {
+      at[a] = int(channel % s.in[a]) + s.pad[a];
+      channel /= s.in[a];
+      taps *= s.kernel[a];
+    }
+    real sum = 0;
+    for (index_t k = 0; k < taps; ++k) {
+      index_t rest = k, column = 0, step = 1;
+      bool inside = true;
+      for (int a = s.axes - 1; a >= 0; --a) {
+        const int t = at[a] - int(rest % s.kernel[a]) * s.dilation[a];
+        rest /= s.kernel[a];
+        inside = inside && t >= 0 && t % s.stride[a] == 0 && t / s.stride[a] < s.out[a];
+        column += (t / s.stride[a]) * step;
+        step *= s.out[a];
+      }
+      if (inside) sum += real(columns[(channel * taps + k) * step + column]);
+    }
+    x[i] = sum;
+  }
+}

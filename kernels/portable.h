@@ -1,0 +1,225 @@
+// One kernel source for two compilers: g++ (OpenMP and SIMD loops) and nvcc/NVRTC (grids of threads).
+//
+// A kernel is written once, as a loop:
+//
+//   KERNEL relu_forward(long n, const store* x, store* y, real slope) {
+//     FOR_EACH(i, n) y[i] = max_of(real(x[i]), real(0)) + slope * min_of(real(x[i]), real(0));
+//   }
+//
+// `real` is the type of arithmetic, `store` the type of what lies in memory. No header of CUDA or of the C++ library is
+// included, so that NVRTC needs no include path. A kernel's signature is parsed into a manifest (backends/manifest.py):
+// arguments are scalars (long, int, u32, u64, real), structs of scalars declared here, or pointers to store, real, int,
+// u8 or u64.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#ifdef REAL_DOUBLE
+typedef double real;
+#define REAL_MAX_VALUE 1.7976931348623157e308
+#define REAL_TINY 2.2250738585072014e-308
+#else
+typedef float real;
+#define REAL_MAX_VALUE 3.402823466e38f
+#define REAL_TINY 1.17549435e-38f
+#endif
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define ON_GPU 1
+#define DEVICE __device__ __forceinline__
+#else
+#define ON_GPU 0
+#define DEVICE static inline __attribute__((always_inline))
+#endif
+
+// bfloat16 in memory, float in arithmetic: round to nearest even, NaN kept.
+struct bf16 {
+  unsigned short bits;
+#if ON_GPU
+  __device__ __forceinline__ bf16() {}
+  __device__ __forceinline__ bf16(float v) { set(__float_as_uint(v)); }
+  __device__ __forceinline__ operator float() const { return __uint_as_float(u32(bits) << 16); }
+  __device__ __forceinline__
+#else
+  bf16() {}
+  bf16(float v) { set(__builtin_bit_cast(u32, v)); }
+  operator float() const { return __builtin_bit_cast(float, u32(bits) << 16); }
+#endif
+  void set(u32 b) {
+    const bool nan = (b & 0x7fffffffu) > 0x7f800000u;
+    bits = nan ? (unsigned short)((b >> 16) | 0x40u) : (unsigned short)((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
+  }
+};
+
+#ifdef STORE_BF16
+typedef bf16 store;
+#else
+typedef real store;
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------- loops
+// FOR_EACH(i, n)                      n independent elements
+// FOR_EACH_2D(r, rows, c, cols)       rows x cols independent elements, no division on the CPU
+// FOR_EACH_ROW(r, rows, work)         a block (GPU) or an iteration (CPU) for each row; inside it
+//   FOR_EACH_LANE(j, n)               the row's elements, and row_sum / row_max over them (every lane gets the result)
+// SHAPE(type, s, argument)            s is the argument, or on the GPU a compile-time constant if one was given
+#if ON_GPU
+#ifdef INDEX64
+typedef long index_t;
+#else
+typedef int index_t;
+#endif
+#define KERNEL extern "C" __global__ void
+#define FOR_EACH(i, n) \
+  for (index_t i = blockIdx.x * (index_t)blockDim.x + threadIdx.x; i < (index_t)(n); i += (index_t)blockDim.x * gridDim.x)
+#define FOR_EACH_2D(r, rows, c, cols)                                                                               \
+  for (index_t i_##r = blockIdx.x * (index_t)blockDim.x + threadIdx.x; i_##r < (index_t)(rows) * (index_t)(cols); \
+       i_##r += (index_t)blockDim.x * gridDim.x)                                                                   \
+    if (index_t r = i_##r / (index_t)(cols), c = i_##r - r * (index_t)(cols); true)
+#define FOR_EACH_ROW(r, rows, work) for (index_t r = blockIdx.x; r < (index_t)(rows); r += gridDim.x)
+#define FOR_EACH_LANE(j, n) for (index_t j = threadIdx.x; j < (index_t)(n); j += blockDim.x)
+#define ROW_LEADER if (threadIdx.x == 0)
+#define ROW_SYNC __syncthreads()
+
+template <class Merge>
+DEVICE real block_reduce(real v, Merge merge) {
+  __shared__ real partial[32];
+  for (int d = 16; d > 0; d >>= 1) v = merge(v, __shfl_xor_sync(0xffffffffu, v, d));
+  __syncthreads();
+  if ((threadIdx.x & 31) == 0) partial[threadIdx.x >> 5] = v;
+  __syncthreads();
+  v = partial[0];
+  for (int w = 1; w < (int)(blockDim.x >> 5); ++w) v = merge(v, partial[w]);
+  return v;
+}
+template <class F>
+DEVICE real row_sum(long n, F f) {
+  real s = 0;
+  FOR_EACH_LANE(j, n) s += f(j);
+  return block_reduce(s, [](real a, real b) { return a + b; });
+}
+template <class F>
+DEVICE real row_max(long n, F f) {
+  real m = -REAL_MAX_VALUE;
+  FOR_EACH_LANE(j, n) { real v = f(j); m = v > m ? v : m; }
+  return block_reduce(m, [](real a, real b) { return a > b ? a : b; });
+}
+#else
+typedef long index_t;
+#define KERNEL extern "C" void
+#define PARALLEL_MIN 16384  // below it, waking the threads costs more than the loop
+#define DO_PRAGMA(text) _Pragma(#text)
+#define FOR_EACH(i, n) \
+  DO_PRAGMA(omp parallel for simd schedule(static) if(parallel : (n) > PARALLEL_MIN)) for (index_t i = 0; i < (n); ++i)
+#define FOR_EACH_2D(r, rows, c, cols)                                                        \
+  DO_PRAGMA(omp parallel for schedule(static) if((rows) * (cols) > PARALLEL_MIN))            \
+  for (index_t r = 0; r < (rows); ++r) DO_PRAGMA(omp simd) for (index_t c = 0; c < (cols); ++c)
+#define FOR_EACH_ROW(r, rows, work) \
+  DO_PRAGMA(omp parallel for schedule(static) if((rows) * (work) > PARALLEL_MIN)) for (index_t r = 0; r < (rows); ++r)
+#define FOR_EACH_LANE(j, n) DO_PRAGMA(omp simd) for (index_t j = 0; j < (n); ++j)
+#define ROW_LEADER
+#define ROW_SYNC
+
+template <class F>
+DEVICE real row_sum(long n, F f) {
+  real s = 0;
+#pragma omp simd reduction(+ : s)
+  for (long j = 0; j < n; ++j) s += f(j);
+  return s;
+}
+template <class F>
+DEVICE real row_max(long n, F f) {
+  real m = f(0);
+#pragma omp simd reduction(max : m)
+  for (long j = 1; j < n; ++j) {
+    const real v = f(j);
+    m = v > m ? v : m;
+  }
+  return m;
+}
+#endif
+
+#if ON_GPU && defined(SHAPE_VALUES)
+#define SHAPE(type, s, argument) constexpr type s = SHAPE_VALUES
+#else
+#define SHAPE(type, s, argument) const type s = argument
+#endif
+
+// ----------------------------------------------------------------------------------------------------------- arithmetic
+DEVICE real max_of(real a, real b) { return a > b ? a : b; }
+DEVICE real min_of(real a, real b) { return a < b ? a : b; }
+
+#if ON_GPU
+DEVICE float exp_of(float x) { return expf(x); }
+DEVICE float log_of(float x) { return logf(x); }
+DEVICE float tanh_of(float x) { return tanhf(x); }
+DEVICE float sqrt_of(float x) { return sqrtf(x); }
+DEVICE double exp_of(double x) { return exp(x); }
+DEVICE double log_of(double x) { return log(x); }
+DEVICE double tanh_of(double x) { return tanh(x); }
+DEVICE double sqrt_of(double x) { return sqrt(x); }
+DEVICE bool is_nan(float x) { return (__float_as_uint(x) & 0x7fffffffu) > 0x7f800000u; }
+DEVICE bool is_nan(double x) { return (__double_as_longlong(x) & 0x7fffffffffffffffll) > 0x7ff0000000000000ll; }
+#else
+// exp in a form that g++ vectorises without a vector maths library: 2^k * 2^f, with the reduction in double so that
+// re-association under fast maths cannot lose bits. Relative error below 2e-7 on [-87.3, 88.7]; 0 below, inf above.
+DEVICE float exp_of(float x) {
+  const float c = x < -104.f ? -104.f : (x > 89.f ? 89.f : x);
+  const double t = double(c) * 1.4426950408889634;
+  const int k = int(t + (t < 0 ? -0.5 : 0.5));
+  const float f = float(t - k) * 0.6931471805599453f;
+  float p = 1.9841270e-4f;
+  p = p * f + 1.3888889e-3f;
+  p = p * f + 8.3333333e-3f;
+  p = p * f + 4.1666667e-2f;
+  p = p * f + 1.6666667e-1f;
+  p = p * f + 0.5f;
+  p = p * f + 1.f;
+  p = p * f + 1.f;
+  const int half = k / 2;  // in two steps: k reaches -150 (subnormal results) and 128
+  const float a = __builtin_bit_cast(float, (half + 127) << 23);
+  const float b = __builtin_bit_cast(float, (k - half + 127) << 23);
+  const float y = p * a * b;
+  return x == x ? y : x;
+}
+DEVICE float log_of(float x) { return __builtin_logf(x); }
+DEVICE float tanh_of(float x) {
+  const float a = x < 0 ? -x : x, s = x * x;
+  const float series = x + x * s * (-0.33333333f + s * (0.13333333f + s * (-0.053968254f + s * (0.021869489f - s * 0.0088632355f))));
+  const float e = exp_of(-2.f * a), t = (1.f - e) / (1.f + e);
+  return a < 0.35f ? series : (x < 0 ? -t : t);
+}
+DEVICE float sqrt_of(float x) { return __builtin_sqrtf(x); }
+DEVICE double exp_of(double x) { return __builtin_exp(x); }
+DEVICE double log_of(double x) { return __builtin_log(x); }
+DEVICE double tanh_of(double x) { return __builtin_tanh(x); }
+DEVICE double sqrt_of(double x) { return __builtin_sqrt(x); }
+DEVICE bool is_nan(float x) { return (__builtin_bit_cast(u32, x) & 0x7fffffffu) > 0x7f800000u; }
+DEVICE bool is_nan(double x) { return (__builtin_bit_cast(u64, x) & 0x7fffffffffffffffull) > 0x7ff0000000000000ull; }
+#endif
+
+DEVICE real sigmoid_of(real x) { return real(1) / (real(1) + exp_of(-x)); }
+
+// --------------------------------------------------------------------------------------------------------------- random
+// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a function of key and counter, so
+// that both devices and a resumed run draw the same numbers.
+struct philox4 {
+  u32 v[4];
+};
+DEVICE philox4 philox(u64 key, u64 high, u64 low) {
+  u32 k0 = (u32)key, k1 = (u32)(key >> 32);
+  u32 a = (u32)low, b = (u32)(low >> 32), c = (u32)high, d = (u32)(high >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const u64 p0 = 0xD2511F53ull * a, p1 = 0xCD9E8D57ull * c;
+    a = (u32)(p1 >> 32) ^ b ^ k0;
+    b = (u32)p1;
+    c = (u32)(p0 >> 32) ^ d ^ k1;
+    d = (u32)p0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {{a, b, c, d}};
+}
+DEVICE float uniform_of(u32 bits) { return (float)(bits >> 8) * 5.9604645e-8f; }  // [0, 1), 24 bits

@@ -1,0 +1,71 @@
+"""protocaffe: Caffe for today's machines, with pruning at its heart.
+
+The names are pycaffe's: ``Net``, ``get_solver``, ``SGDSolver`` and its siblings, ``TRAIN``, ``TEST``. Everything is loaded
+when it is first used, so ``import protocaffe`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+TRAIN, TEST = 0, 1
+
+_WHERE = {
+    "net": ["Net"],
+    "blob": ["Blob"],
+    "layer": ["Layer", "register", "layer_types"],
+    "solver": ["Solver", "get_solver"],
+    "solvers": ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "RMSPropSolver", "SGDSolver"],
+    "backends": ["get_backend"],
+    "errors": [
+        "BackendError", "DataError", "DivergedError", "FileFormatError", "KernelError", "NetError", "ParameterError",
+        "ParseError", "ProtocaffeError", "ShapeError", "SolverError", "WeightsError",
+    ],
+}  # fmt: skip
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+_SUBMODULES = ("errors", "io", "layers", "proto", "pruning")
+
+__all__ = ["TEST", "TRAIN", "__version__", *_MODULE, *_SUBMODULES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from .backends import get_backend
+    from .blob import Blob
+    from .layer import Layer, layer_types, register
+    from .net import Net
+    from .solver import Solver, get_solver
+    from .solvers import AdaDeltaSolver, AdaGradSolver, AdamSolver, NesterovSolver, RMSPropSolver, SGDSolver
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE:
+        value = getattr(importlib.import_module(f".{_MODULE[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def layer_type_list() -> list[str]:
+    """Names of all layer types (pycaffe's name)."""
+    from .layer import layer_types
+
+    return sorted(layer_types())
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU, which is what happens anyway; here for pycaffe's scripts."""
+
+
+def set_mode_gpu() -> None:
+    """Raise BackendError: this version computes on the CPU only, and never changes devices silently."""
+    from .errors import BackendError
+
+    raise BackendError("set_mode_gpu: this version of protocaffe computes on the CPU; call set_mode_cpu() or give --cpu")

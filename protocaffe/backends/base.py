@@ -1,0 +1,172 @@
+"""The waist between layers and devices: the verbs a backend offers, and the larger operations built on them once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..memory import Memory, Storage
+
+Bound = Callable[[], Any]
+
+
+class Backend(ABC):
+    """A device. ``bind_*`` check the arguments once and return a call without arguments that a plan replays."""
+
+    name: str
+    #: host and device share memory
+    unified: bool
+    #: arithmetic and storage type of blobs
+    real: np.dtype
+
+    def __init__(self) -> None:
+        #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)
+        self.epoch = 0
+        #: storages that Python may have written to since the last run
+        self.dirty: set[Storage] = set()
+
+    def empty(self, shape: Sequence[int], dtype: Any = None) -> Memory:
+        """Zeroed memory; the type is the backend's ``real`` unless given."""
+        shape = tuple(int(d) for d in shape)
+        return Memory(Storage(self, max(1, int(np.prod(shape, dtype=np.int64))), dtype or self.real), shape)
+
+    def from_array(self, values: np.ndarray, dtype: Any = None) -> Memory:
+        """Memory with the values of ``values``."""
+        memory = self.empty(values.shape, dtype or values.dtype)
+        memory.array[...] = values
+        return memory
+
+    def run(self, kernel: str, n: int, *args: Any) -> None:
+        """Launch a kernel at once, outside of any plan."""
+        self.replay((self.bind_launch(kernel, n, args),))
+
+    def replay(self, calls: Sequence[Bound]) -> None:
+        """Run bound calls in order, after what Python wrote has reached the device."""
+        if self.dirty:
+            for storage in self.dirty:
+                self.upload(storage)
+            self.dirty.clear()
+        for call in calls:
+            call()
+        self.epoch += 1
+
+    @abstractmethod
+    def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray | None]:
+        """Zeroed device memory: (handle, host array or None)."""
+
+    @abstractmethod
+    def upload(self, storage: Storage) -> None:
+        """Copy the host's values to the device."""
+
+    @abstractmethod
+    def download(self, storage: Storage) -> np.ndarray:
+        """A host array with the device's values."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given."""
+
+    @abstractmethod
+    def bind_launch(self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False) -> Bound:
+        """A kernel over ``n`` elements (``rows``: a block per row); ``work`` is the number of elements if not ``n``.
+
+        Raises KernelError if the arguments do not fit the kernel's signature.
+        """
+
+    @abstractmethod
+    def bind_gemm(
+        self,
+        trans_a: bool,
+        trans_b: bool,
+        m: int,
+        n: int,
+        k: int,
+        alpha: float,
+        a: Memory,
+        lda: int,
+        b: Memory,
+        ldb: int,
+        beta: float,
+        c: Memory,
+        ldc: int,
+        batch: int = 1,
+        strides: tuple[int, int, int] = (0, 0, 0),
+    ) -> Bound:
+        """C = alpha op(A) op(B) + beta C, row-major, C of m x n; batched with ``strides`` (elements) between matrices."""
+
+    def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
+        """A convolution step of its own ("forward", "backward_data", "backward_weights"), or None: im2col and GEMM serve."""
+        return None
+
+
+class GenericConvolution:
+    """Convolution on im2col and GEMM: the default for every backend, and the reference for a backend's own.
+
+    ``ops`` is the recorder (plan.Recorder), ``shape`` a layers.convolution.ConvShape.
+    """
+
+    def __init__(self, ops: Any, shape: Any) -> None:
+        self.ops = ops
+        self.s = shape
+
+    def _columns(self) -> Memory | None:
+        return None if self.s.is_pointwise else self.ops.scratch((self.s.kernel_dim * self.s.group * self.s.pixels,))
+
+    def _im2col(self, image: Memory, columns: Memory | None) -> Memory:
+        if columns is None:
+            return image
+        if self.s.window2d is not None:
+            self.ops.launch("im2col", 1, self.s.window2d, image, columns, work=columns.count)
+        else:
+            self.ops.launch("im2col_nd", columns.count, self.s.window_nd, image, columns)
+        return columns
+
+    def forward(self, x: Memory, w: Memory, bias: Memory | None, y: Memory) -> None:
+        """y[n] = W columns(x[n]) + b."""
+        s, ops = self.s, self.ops
+        columns = self._columns()
+        for n in range(s.images):
+            cols = self._im2col(x.at(n * s.in_count, s.in_count), columns)
+            ops.gemm_batched(
+                s.group, False, False, s.out_group, s.pixels, s.kernel_dim, 1.0,
+                w, s.kernel_dim, cols, s.pixels, 0.0, y.at(n * s.out_count, s.out_count), s.pixels,
+                strides=(s.out_group * s.kernel_dim, s.kernel_dim * s.pixels, s.out_group * s.pixels),
+            )  # fmt: skip
+        if bias is not None:
+            ops.launch_rows("bias_add", s.images * s.num_output, s.pixels, s.num_output, bias, y)
+
+    def backward_data(self, dy: Memory, w: Memory, dx: Memory) -> None:
+        """dx[n] = col2im(W' dy[n])."""
+        s, ops = self.s, self.ops
+        columns = self._columns()
+        for n in range(s.images):
+            image = dx.at(n * s.in_count, s.in_count)
+            cols = image if columns is None else columns
+            ops.gemm_batched(
+                s.group, True, False, s.kernel_dim, s.pixels, s.out_group, 1.0,
+                w, s.kernel_dim, dy.at(n * s.out_count, s.out_count), s.pixels, 0.0, cols, s.pixels,
+                strides=(s.out_group * s.kernel_dim, s.out_group * s.pixels, s.kernel_dim * s.pixels),
+            )  # fmt: skip
+            if columns is None:
+                continue
+            if s.window2d is not None:
+                ops.launch("col2im", 1, s.window2d, columns, image, work=s.in_count)
+            else:
+                ops.launch("col2im_nd", s.in_count, s.window_nd, columns, image)
+
+    def backward_weights(self, x: Memory, dy: Memory, dw: Memory, db: Memory | None) -> None:
+        """dW += sum over n of dy[n] columns(x[n])'; db += sum of dy."""
+        s, ops = self.s, self.ops
+        columns = self._columns()
+        for n in range(s.images):
+            cols = self._im2col(x.at(n * s.in_count, s.in_count), columns)
+            ops.gemm_batched(
+                s.group, False, True, s.out_group, s.kernel_dim, s.pixels, 1.0,
+                dy.at(n * s.out_count, s.out_count), s.pixels, cols, s.pixels, 1.0, dw, s.kernel_dim,
+                strides=(s.out_group * s.pixels, s.kernel_dim * s.pixels, s.out_group * s.kernel_dim),
+            )  # fmt: skip
+        if db is not None:
+            ops.launch_rows("bias_gradient", s.num_output, s.images, s.pixels, dy, db)

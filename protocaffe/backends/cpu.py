@@ -1,0 +1,217 @@
+"""The CPU backend: the portable kernels and the GEMM/convolution core in one library, called through ctypes.
+
+OpenMP owns every thread: kernels, GEMM and convolutions share its one pool, and no other library with threads of its own
+is called in a step (two pools that spin against each other lose a factor of a hundred).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError, KernelError
+from ..memory import Memory, Storage
+from ..resources import PACKAGE, in_checkout, resource_path
+from . import build, manifest
+from .base import Backend, Bound
+
+_CTYPES: dict[str, Any] = {"long": ctypes.c_long, "int": ctypes.c_int, "u32": ctypes.c_uint32, "u64": ctypes.c_uint64}
+_CONV = ("n", "c", "h", "w", "f", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw", "group")
+_ALIGNMENT = 64
+
+
+class Conv2d(ctypes.Structure):
+    """kernels/cpu: conv2d, all longs."""
+
+    _fields_ = [(name, ctypes.c_long) for name in _CONV]
+
+
+class CpuBackend(Backend):
+    """The processor this runs on. ``real`` is float32, or float64 in the check build."""
+
+    name = "cpu"
+    unified = True
+
+    def __init__(self, real: Any = np.float32) -> None:
+        super().__init__()
+        self.real = np.dtype(real)
+        if self.real not in (np.float32, np.float64):
+            raise BackendError(f"the CPU computes in float32 or float64, got {self.real}")
+        self.variant = f"f32-{build.best_isa()}" if self.real == np.float32 else "f64-base"
+        folder = resource_path("kernels")
+        try:
+            path = build.library(self.variant, folder if in_checkout() else None, PACKAGE / "_build")
+            self._library = ctypes.CDLL(str(path))
+        except (build.BuildError, OSError) as error:
+            raise KernelError(f"the CPU kernels ({self.variant}) cannot be loaded: {error}") from error
+        self._include = folder
+        self._manifest = manifest.parse([*sorted(folder.glob("*.h")), *sorted(folder.glob("*.cu"))])
+        self._real = ctypes.c_float if self.real == np.float32 else ctypes.c_double
+        self._pointees = {
+            "store": self.real, "real": self.real, "int": np.dtype(np.int32), "u8": np.dtype(np.uint8),
+            "u64": np.dtype(np.uint64),
+        }  # fmt: skip
+        self._functions: dict[str, Any] = {}
+        self._structs: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------------------------------------------- memory
+    def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray]:
+        """A zeroed array on a cache line's boundary; the handle is its address."""
+        raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, dtype=np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        array = raw[start : start + size * dtype.itemsize].view(dtype)
+        return array.ctypes.data, array
+
+    def upload(self, storage: Storage) -> None:
+        """Nothing to do: there is one copy."""
+
+    def download(self, storage: Storage) -> np.ndarray:
+        """The one copy."""
+        return storage.host()
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: calls return when they are done."""
+
+    # ------------------------------------------------------------------------------------------------------ threads
+    @property
+    def threads(self) -> int:
+        """Number of OpenMP threads."""
+        return int(self._library.core_get_threads())
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        self._library.core_set_threads(int(count))
+
+    # ------------------------------------------------------------------------------------------------------ kernels
+    def load_kernels(self, path: str | Path) -> None:
+        """Add the kernels of a user's own .cu file, compiled on first use and cached."""
+        path = Path(path)
+        try:
+            more = manifest.parse([path])
+            library = ctypes.CDLL(str(build.build_user(path, self._include, self.variant)))
+        except (build.BuildError, OSError, ValueError) as error:
+            raise KernelError(f"kernels of {path}: {error}") from error
+        for name, signature in more.kernels.items():
+            known = self._manifest.kernels.get(name)
+            if known is not None and known.source != path.name:
+                raise KernelError(f'kernels of {path}: "{name}" is already defined in {known.source}')
+            self._manifest.kernels[name] = signature
+            self._functions[name] = getattr(library, name)
+        self._manifest.structs.update(more.structs)
+
+    def bind_launch(self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False) -> Bound:
+        """Check ``args`` against the signature and bind them."""
+        signature = self._manifest.kernels.get(kernel)
+        if signature is None:
+            raise KernelError(f'no kernel "{kernel}"; there are {", ".join(sorted(self._manifest.kernels))}')
+        values = (n, *args)
+        if len(values) != len(signature.parameters):
+            raise KernelError(f"kernel {signature} takes {len(signature.parameters)} arguments, got {len(values)}")
+        bound = [self._argument(signature, p, v) for p, v in zip(signature.parameters, values, strict=True)]
+        function = self._functions.get(kernel)
+        if function is None:
+            function = self._functions[kernel] = getattr(self._library, kernel)
+            function.restype = None
+        return _Call(function, bound, args)
+
+    def _argument(self, signature: manifest.Signature, parameter: manifest.Parameter, value: Any) -> Any:
+        def fail(expected: str) -> KernelError:
+            got = f"{value.dtype} memory" if isinstance(value, Memory) else f"{type(value).__name__} {value!r}"
+            return KernelError(f'kernel {signature}: argument "{parameter.name}" must be {expected}, got {got}')
+
+        if parameter.pointer:
+            if value is None:
+                return ctypes.c_void_p(None)
+            dtype = self._pointees[parameter.type]
+            if not isinstance(value, Memory) or value.dtype != dtype:
+                raise fail(f"{dtype} memory")
+            return _pointer(value)
+        if parameter.type == "real":
+            if isinstance(value, Memory) or not np.isscalar(value) or isinstance(value, str):
+                raise fail("a number")
+            return self._real(float(value))
+        if parameter.type in _CTYPES:
+            if not isinstance(value, (int, np.integer)):
+                raise fail(f"an integer ({parameter.type})")
+            return _CTYPES[parameter.type](int(value))
+        if not isinstance(value, dict):
+            raise fail(f"a dict with the fields of {parameter.type}")
+        return self._struct(parameter.type, value, fail)
+
+    def _struct(self, name: str, values: dict[str, Any], fail: Any) -> Any:
+        fields = self._manifest.structs[name].fields
+        if set(values) != {field for field, _ in fields}:
+            raise fail(f"a dict with the fields {', '.join(field for field, _ in fields)}")
+        cls = self._structs.get(name)
+        if cls is None:
+            members = [(f, ctypes.c_int * length if length else ctypes.c_int) for f, length in fields]
+            cls = self._structs[name] = type(name, (ctypes.Structure,), {"_fields_": members})
+        struct = cls()
+        for field, length in fields:
+            if length is None:
+                setattr(struct, field, int(values[field]))
+            elif len(values[field]) > length:
+                raise fail(f"at most {length} values of {field}")
+            else:
+                getattr(struct, field)[: len(values[field])] = [int(v) for v in values[field]]
+        return struct
+
+    # --------------------------------------------------------------------------------------------- GEMM, convolution
+    def bind_gemm(
+        self,
+        trans_a: bool,
+        trans_b: bool,
+        m: int,
+        n: int,
+        k: int,
+        alpha: float,
+        a: Memory,
+        lda: int,
+        b: Memory,
+        ldb: int,
+        beta: float,
+        c: Memory,
+        ldc: int,
+        batch: int = 1,
+        strides: tuple[int, int, int] = (0, 0, 0),
+    ) -> Bound:
+        """The core's GEMM (kernels/cpu)."""
+        long, real = ctypes.c_long, self._real
+        args = [
+            ctypes.c_int(trans_a), ctypes.c_int(trans_b), long(m), long(n), long(k), real(alpha), _pointer(a), long(lda),
+            _pointer(b), long(ldb), real(beta), _pointer(c), long(ldc),
+        ]  # fmt: skip
+        if batch == 1:
+            return _Call(self._library.core_gemm, args, (a, b, c))
+        args = [long(batch), *args, *(long(s) for s in strides)]
+        return _Call(self._library.core_gemm_batched, args, (a, b, c))
+
+    def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
+        """The core's convolutions for 1-D and 2-D windows."""
+        fields = shape.conv2d
+        if fields is None:
+            return None
+        struct = Conv2d(*(int(fields[name]) for name in _CONV))
+        pointers: list[Any] = [ctypes.byref(struct), *(ctypes.c_void_p(None) if a is None else _pointer(a) for a in args)]
+        if step == "forward":
+            pointers.insert(4, ctypes.c_int(relu))
+        return _Call(getattr(self._library, f"core_conv_{step}"), pointers, (struct, *args))
+
+
+def _pointer(memory: Memory) -> ctypes.c_void_p:
+    return ctypes.c_void_p(memory.storage.device + memory.offset * memory.dtype.itemsize)
+
+
+class _Call(partial):
+    """A library call with its arguments, which keeps alive what the arguments point to."""
+
+    def __new__(cls, function: Any, arguments: list[Any], keep: Any) -> _Call:
+        function.restype = None
+        self = super().__new__(cls, function, *arguments)
+        self.keep = keep
+        return self

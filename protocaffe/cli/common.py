@@ -1,0 +1,145 @@
+"""What all sub-commands share: Caffe's spelling of flags, errors in one line, options that recur."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from protocaffe.errors import BackendError, ParameterError, ProtocaffeError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def caffe_flags(args: list[str], names: set[str]) -> list[str]:
+    """Turn Caffe's (gflags') spelling into ours: one dash or two, underscores, ``true`` and ``false`` after ``=``.
+
+    Only options that the command has (``names``, without dashes) are touched, and nothing after ``--``.
+
+    >>> caffe_flags(["-solver=s.prototxt", "-gpu", "0", "--sigint_effect=none"], {"solver", "gpu", "sigint-effect"})
+    ['--solver=s.prototxt', '--gpu', '0', '--sigint-effect=none']
+    """
+    end = args.index("--") if "--" in args else len(args)
+    return [_caffe_flag(arg, names) for arg in args[:end]] + args[end:]
+
+
+def _caffe_flag(arg: str, names: set[str]) -> str:
+    match = re.fullmatch(r"--?([A-Za-z][\w-]+)(=.*)?", arg, re.DOTALL)
+    if not match or match[1].replace("_", "-") not in names:
+        return arg
+    return f"--{match[1].replace('_', '-')}{match[2] or ''}"
+
+
+class CaffeCommand(click.Command):
+    """A command that reads Caffe's flags, and ends on an expected error with one line and exit code 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, callback=_remember_debug,
+                                        help="Show the whole traceback of an error."))  # fmt: skip
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        names = {opt[2:] for p in self.params for opt in (*p.opts, *p.secondary_opts) if opt.startswith("--")}
+        return super().parse_args(ctx, caffe_flags(args, names))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ProtocaffeError, OSError) as error:
+            if ctx.meta.get("protocaffe.debug"):
+                raise
+            click.echo(f"error: {describe(error)}", err=True)
+            ctx.exit(1)
+
+
+def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["protocaffe.debug"] = value
+
+
+def describe(error: Exception) -> str:
+    """An error in one line: an OSError as "path: reason", any other as its own text."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split("\n")) or type(error).__name__
+
+
+def device_options(command: F) -> F:
+    """Add ``--cpu`` and ``--gpu``."""
+    gpu = click.option("--gpu", metavar="ID", help="Run on this GPU, as Caffe's -gpu, whatever the solver file says.")
+    cpu = click.option("--cpu", is_flag=True, help="Run on the CPU, whatever the solver file says.")
+    return cpu(gpu(command))
+
+
+def use_device(cpu: bool, gpu: str | None) -> None:
+    """Choose the device for nets made from here on: the CPU unless a GPU is asked for, as Caffe's tools do."""
+    import protocaffe
+
+    wanted = wanted_gpu(cpu, gpu)
+    if wanted is None:
+        protocaffe.set_mode_cpu()
+    else:
+        protocaffe.set_device(wanted)
+        protocaffe.set_mode_gpu()
+
+
+def mask_options(command: F) -> F:
+    """Add ``--mask-from-zeros`` and ``--drop-masks``."""
+    drop = click.option("--drop-masks", is_flag=True, help="Forget the masks that are stored with the weights.")
+    make = click.option("--mask-from-zeros", is_flag=True, help="Weights that are zero get a mask and stay zero.")
+    return make(drop(command))
+
+
+def wanted_gpu(cpu: bool, gpu: str | None) -> int | None:
+    """The id that ``--gpu`` asks for, None without it; several at once are refused by name."""
+    if gpu is None:
+        return None
+    if cpu:
+        raise ParameterError("--cpu and --gpu exclude each other")
+    if not gpu.isdigit():
+        raise BackendError(f'--gpu takes the id of one GPU, got "{gpu}": training on several is not available')
+    return int(gpu)
+
+
+def apply_masks(net: Any, mask_from_zeros: bool, drop_masks: bool) -> None:
+    """Do what the two mask options ask for, after the weights were loaded."""
+    if mask_from_zeros and drop_masks:
+        raise ParameterError("--mask-from-zeros and --drop-masks exclude each other")
+    if drop_masks:
+        net.drop_masks()
+    if mask_from_zeros:
+        net.masks_from_zeros()
+
+
+def layer_shares(pairs: tuple[str, ...]) -> dict[str, float]:
+    """Read ``--layer conv1=0.5 --layer ip1=0.95``."""
+    shares = {}
+    for pair in pairs:
+        name, _, share = pair.rpartition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            name = ""
+        if not name:
+            raise ParameterError(f'--layer must be NAME=SHARE such as conv1=0.5, got "{pair}"')
+    return shares
+
+
+@contextmanager
+def stdout_table(title: str, columns: list[tuple[str, str]]) -> Iterator[Any]:
+    """A rich table on standard output: add rows inside the ``with``; ``columns`` are (heading, "left" or "right")."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, justify in columns:
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    yield table
+    console = Console()
+    # A pipe has no width: whatever reads it wants whole lines.
+    console.print(table, width=None if console.is_terminal else 200)

@@ -1,0 +1,68 @@
+"""``protocaffe finetune``: train from weights, under the masks stored with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from protocaffe.cli.common import CaffeCommand, device_options, mask_options
+from protocaffe.cli.glog import log_lines, number
+from protocaffe.cli.session import Job, open_solver
+from protocaffe.cli.train import EFFECTS, run
+
+
+def announcement(solver: Any, job: Job) -> str:
+    """At which learning rate the run starts, and where that comes from."""
+    source = "--base-lr" if job.base_lr is not None else f"base_lr of {job.solver}"
+    schedule = f"policy {solver.param.lr_policy} over {solver.param.max_iter} iterations"
+    return f"fine-tuning starts at learning rate {number(solver.lr)} ({source}; {schedule})"
+
+
+def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
+    """Fine-tune as asked for; returns the solver after its last iteration."""
+    from protocaffe.pruning import sparsity_of_net
+
+    with log_lines():
+        solver = open_solver(job)
+        report = sparsity_of_net(solver.net)
+        masked = any(blob.mask is not None for blobs in solver.net.params.values() for blob in blobs)
+        click.echo(announcement(solver, job))
+        click.echo(
+            f"masks keep {report.zeros:,} of {report.prunable:,} prunable weights at zero ({report.sparsity:.2%})"
+            if masked
+            else f"{job.weights} has no masks: every weight trains"
+        )
+        run(solver, "finetune", sigint, sighup)
+        if job.output:
+            solver.net.save(job.output)
+    return solver
+
+
+@click.command("finetune", cls=CaffeCommand, short_help="Train from weights, under their masks.")
+@click.option("--solver", required=True, metavar="FILE", help="The solver file (prototxt).")
+@click.option("--weights", required=True, metavar="FILES", help="Weights (caffemodel), several separated by commas.")
+@click.option("--base-lr", type=float, help="Learning rate to start at, in place of the solver file's base_lr.")
+@click.option("--iterations", type=click.IntRange(min=0), help="Iterations to run, in place of max_iter.")
+@click.option("--output", metavar="FILE", help="Also write the fine-tuned weights here (caffemodel).")
+@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
+@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
+@click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
+@mask_options
+@device_options
+def command(sigint_effect: str, sighup_effect: str, **options: Any) -> None:
+    """Fine-tune a net under its masks: pruned weights stay exactly zero, the others learn.
+
+    The schedule starts anew, at the solver file's base_lr unless --base-lr says otherwise: going back to a high
+    learning rate serves better than going on with the last, small one (Renda et al. 2020, arXiv 2003.02389). A loss
+    that is NaN or infinite ends the run with an error that names the first bad layer.
+    """
+    solver = finetune(Job(**options), sigint_effect, sighup_effect)
+    from protocaffe.pruning import sparsity_of_net
+
+    for line in sparsity_of_net(solver.net).lines()[-2:]:
+        click.echo(line)
+    if options["output"]:
+        click.echo(f"wrote {Path(options['output'])}")

@@ -1,0 +1,98 @@
+"""What a person at a terminal sees during long work: a bar. Everywhere else Caffe's log lines tell (glog.py)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from protocaffe.cli.glog import number
+
+
+def on_terminal() -> bool:
+    """True when standard error is a terminal: only then is there a bar."""
+    return sys.stderr.isatty()
+
+
+def clock(seconds: float) -> str:
+    """A duration for people.
+
+    >>> clock(42), clock(75), clock(7300)
+    ('42 s', '1:15', '2:01:40')
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@contextmanager
+def bar(title: str, total: int, show: bool | None = None) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on a terminal; yields ``update(done, text)``, which does nothing elsewhere.
+
+    The time left is reckoned from the speed since the bar began.
+    """
+    if not (on_terminal() if show is None else show):
+        yield lambda done, text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+    start, first, shown = time.monotonic(), None, 0.0
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total, text="")
+
+        def update(done: int, text: str) -> None:
+            nonlocal first, shown
+            now = time.monotonic()
+            first = done if first is None else first
+            if now - shown < 0.1 and done < total:
+                return
+            shown = now
+            left = f"{clock((now - start) * (total - done) / (done - first))} left" if total > done > first else ""
+            progress.update(task, completed=done, text=", ".join(part for part in (text, left) if part))
+
+        yield update
+
+
+@contextmanager
+def training(solver: Any, title: str) -> Iterator[None]:
+    """A bar for a solver's run: loss, accuracy of the last test, images per second, time left."""
+    images = images_per_iteration(solver)
+    start, first = time.monotonic(), solver.iter
+    with bar(title, solver.param.max_iter) as update:
+        if on_terminal():
+
+            def report() -> None:
+                seconds = time.monotonic() - start
+                speed = (solver.iter - first) * images / seconds if seconds else 0.0
+                parts = [f"loss {number(solver.smoothed_loss)}", *scores(solver), f"{speed:,.0f} images/s"]
+                update(solver.iter, ", ".join(parts))
+
+            solver.add_callback(lambda: None, report)
+        yield
+
+
+def images_per_iteration(solver: Any) -> int:
+    """Items that one iteration sees: the batch of the first source layer times iter_size."""
+    net = solver.net
+    for layer in net.layers:
+        tops = net.top_names[layer.name]
+        if layer.is_source and tops:
+            return net.blobs[tops[0]].shape[0] * max(1, solver.param.iter_size)
+    return 0
+
+
+def scores(solver: Any) -> list[str]:
+    """The accuracies of the last test, as text."""
+    return [
+        f"{name} {float(value.mean()):.4f}"
+        for result in solver.test_scores
+        for name, value in result.items()
+        if "acc" in name.lower() or "top" in name.lower()
+    ]

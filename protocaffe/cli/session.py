@@ -1,0 +1,96 @@
+"""Opening nets and solvers as the command line asks for them: files, devices, weights, masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protocaffe.cli.common import apply_masks, wanted_gpu
+from protocaffe.errors import ParameterError
+
+if TYPE_CHECKING:
+    from protocaffe.solver import Solver
+
+    from protocaffe.net import Net
+
+
+def split(names: str | None) -> list[str]:
+    """Caffe's lists, separated by commas.
+
+    >>> split("a.caffemodel,b.caffemodel"), split("")
+    (['a.caffemodel', 'b.caffemodel'], [])
+    """
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def open_net(model: str, phase: str, weights: str | None = None, level: int = 0, stage: str = "") -> Net:
+    """A net from a prototxt, with weights from files separated by commas."""
+    import protocaffe
+    from protocaffe.net import Net
+
+    value = protocaffe.TRAIN if phase.upper() == "TRAIN" else protocaffe.TEST
+    net = Net(model, value, level=level, stages=split(stage))
+    for path in split(weights):
+        net.copy_from(path)
+    return net
+
+
+@dataclass
+class Job:
+    """What ``train`` and ``finetune`` were asked for."""
+
+    solver: str
+    weights: str | None = None
+    snapshot: str | None = None
+    iterations: int | None = None
+    base_lr: float | None = None
+    cpu: bool = False
+    gpu: str | None = None
+    level: int = 0
+    stage: str = ""
+    mask_from_zeros: bool = False
+    drop_masks: bool = False
+    output: str | None = None
+
+
+def solver_parameter(job: Job) -> Any:
+    """The solver file, with what the command line changes in it."""
+    from protocaffe.io import read_solver, schema
+
+    parameter = read_solver(job.solver)
+    gpu = wanted_gpu(job.cpu, job.gpu)
+    if gpu is not None:
+        parameter.solver_mode, parameter.device_id = schema.SolverParameter.GPU, gpu
+    elif job.cpu:
+        parameter.solver_mode = schema.SolverParameter.CPU
+    if job.iterations is not None:
+        parameter.max_iter = job.iterations
+    if job.base_lr is not None:
+        parameter.base_lr = job.base_lr
+    if job.weights:
+        parameter.ClearField("weights")
+    if job.level:
+        parameter.train_state.level = job.level
+    parameter.train_state.stage.extend(split(job.stage))
+    prefix = Path(parameter.snapshot_prefix)
+    if not parameter.snapshot_prefix:
+        parameter.snapshot_prefix = str(Path(job.solver).with_suffix(""))
+    elif prefix.is_dir():
+        parameter.snapshot_prefix = str(prefix / Path(job.solver).stem)
+    return parameter
+
+
+def open_solver(job: Job) -> Solver:
+    """A solver with its weights or snapshot loaded and its masks as asked for."""
+    from protocaffe.solver import get_solver
+
+    if job.snapshot and job.weights:
+        raise ParameterError("--snapshot and --weights exclude each other: a snapshot brings its weights along")
+    solver = get_solver(solver_parameter(job))
+    for path in split(job.weights):
+        solver.net.copy_from(path)
+    if job.snapshot:
+        solver.restore(job.snapshot)
+    apply_masks(solver.net, job.mask_from_zeros, job.drop_masks)
+    return solver

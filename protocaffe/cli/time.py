@@ -1,0 +1,86 @@
+"""``protocaffe time``: Caffe's ``caffe time``: how long each layer takes, forward and backward."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from protocaffe.cli.common import CaffeCommand, device_options, use_device
+from protocaffe.cli.glog import log_lines, number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from protocaffe.net import Net
+
+log = logging.getLogger("protocaffe.caffe")
+
+
+class Times(NamedTuple):
+    """Milliseconds: of each layer by itself, and of the net as it really runs (fused, without stops between layers)."""
+
+    forward: dict[str, float]
+    backward: dict[str, float]
+    net_forward: float
+    net_backward: float
+
+
+def milliseconds(work: Callable[[], object], times: int) -> float:
+    """The mean time of ``work``, after one run that is not counted."""
+    work()
+    start = perf_counter()
+    for _ in range(times):
+        work()
+    return (perf_counter() - start) * 1e3 / times
+
+
+def measure(net: Net, iterations: int) -> Times:
+    """Time a net, whole and layer by layer."""
+    names = list(net._layer_names)
+    forward = milliseconds(net.forward, iterations)
+    backward = milliseconds(net.backward, iterations)
+    per_layer = {name: milliseconds(lambda n=name: net.forward(start=n, end=n), iterations) for name in names}
+    net.forward()
+    back = {name: milliseconds(lambda n=name: net.backward(start=n, end=n), iterations) for name in reversed(names)}
+    return Times(per_layer, {name: back[name] for name in names}, forward, backward)
+
+
+@click.command("time", cls=CaffeCommand, short_help="How long each layer takes.")
+@click.option("--model", required=True, metavar="FILE", help="The net (prototxt).")
+@click.option("--weights", metavar="FILES", help="Weights (caffemodel), several separated by commas.")
+@click.option("--iterations", type=click.IntRange(min=1), default=50, show_default=True, help="Runs to average over.")
+@click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TRAIN", show_default=True)
+@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
+@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@device_options
+def command(
+    model: str, weights: str | None, iterations: int, phase: str, level: int, stage: str, cpu: bool, gpu: str | None
+) -> None:
+    """Time the forward and backward pass of a net: each layer alone, then the net as it really runs."""
+    from protocaffe.cli.common import stdout_table
+    from protocaffe.cli.session import open_net
+
+    use_device(cpu, gpu)
+    with log_lines():
+        net = open_net(model, phase, weights, level, stage)
+        log.info("*** Benchmark begins ***")
+        log.info("Testing for %d iterations.", iterations)
+        times = measure(net, iterations)
+        log.info("Average time per layer: ")
+        for name in times.forward:
+            log.info("%10s\tforward: %s ms.", name, number(times.forward[name]))
+            log.info("%10s\tbackward: %s ms.", name, number(times.backward[name]))
+        log.info("Average Forward pass: %s ms.", number(times.net_forward))
+        log.info("Average Backward pass: %s ms.", number(times.net_backward))
+        log.info("Average Forward-Backward: %s ms.", number(times.net_forward + times.net_backward))
+        log.info("Total Time: %s ms.", number((times.net_forward + times.net_backward) * iterations))
+        log.info("*** Benchmark ends ***")
+    columns = [("layer", "left"), ("type", "left"), ("forward, ms", "right"), ("backward, ms", "right")]
+    with stdout_table(f"{model}, {phase}, mean of {iterations}", columns) as table:
+        for name, layer in zip(net._layer_names, net.layers, strict=True):
+            table.add_row(name, layer.type, f"{times.forward[name]:.3f}", f"{times.backward[name]:.3f}")
+        table.add_section()
+        table.add_row("net", "", f"{times.net_forward:.3f}", f"{times.net_backward:.3f}")

@@ -1,0 +1,131 @@
+"""One Datum message (the value of an LMDB record) to an array and a label, and back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+DATA_TAG, LABEL_TAG = 0x22, 0x28  # field number * 8 + wire type of Datum.data and Datum.label
+
+
+def decode_datum(payload: bytes, force_color: bool = False, force_gray: bool = False) -> tuple[np.ndarray, int | None]:
+    """Return the item, (C, H, W) uint8 or float32, and its label (None when the message has none).
+
+    An encoded item (PNG, JPEG, ...) is decoded as it is, or to three channels in the order B, G, R with
+    ``force_color``, or to one with ``force_gray``, as Caffe does; both flags leave raw items alone.
+
+    Raises ValueError that says what is wrong with the message.
+    """
+    from google.protobuf.message import DecodeError
+
+    from ..io import schema
+
+    try:
+        datum = schema.Datum.FromString(payload)
+    except DecodeError as error:
+        raise ValueError(f"not a Datum message of {len(payload)} bytes ({error})") from error
+    label = datum.label if datum.HasField("label") else None
+    if datum.encoded:
+        return decode_image(datum.data, force_color, force_gray), label
+    shape = (datum.channels, datum.height, datum.width)
+    item = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
+    if min(shape) < 1 or item.size != shape[0] * shape[1] * shape[2]:
+        raise ValueError(f"the Datum says {_extents(shape)} but holds {item.size} values")
+    return item.reshape(shape), label
+
+
+def decode_image(content: bytes, force_color: bool = False, force_gray: bool = False) -> np.ndarray:
+    """Return an encoded image as uint8 (C, H, W): 1 channel for grey, else B, G, R (and alpha).
+
+    Raises ValueError when the image cannot be decoded or has more than 8 bits a channel.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if force_gray and image.format == "JPEG":
+                image.draft("L", image.size)  # luma as stored, without a way over RGB: what Caffe gets from OpenCV
+            mode = _target_mode(image, force_color, force_gray)
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the encoded image cannot be decoded ({error})") from error
+    if pixels.ndim == 2:
+        return pixels[None]
+    order = [2, 1, 0, 3][: pixels.shape[2]]
+    return np.ascontiguousarray(pixels[:, :, order].transpose(2, 0, 1))
+
+
+def _target_mode(image: Any, force_color: bool, force_gray: bool) -> str:
+    if force_gray:
+        return "L"
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f'the encoded image must have 8 bits a channel, got mode "{image.mode}"')
+    if force_color:
+        return "RGB"
+    if image.mode in ("1", "L"):
+        return "L"
+    has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    return "RGBA" if has_alpha else "RGB"
+
+
+class RawLayout:
+    """The layout that all records of a set of raw bytes mostly have, so that many are decoded without protobuf:
+
+    the same bytes up to the pixels, ``size`` pixels, then a label below 128.
+    """
+
+    def __init__(self, head: bytes, shape: tuple[int, ...]) -> None:
+        self.head, self.shape = np.frombuffer(head, np.uint8), shape
+        self.size = int(np.prod(shape))
+        self.length = len(head) + self.size + 2
+
+    @classmethod
+    def of(cls, payload: bytes) -> RawLayout | None:
+        """Return the layout of this record, or None when it has another one."""
+        item, label = decode_datum(payload)
+        if item.dtype != np.uint8 or label is None or not 0 <= label < 128:
+            return None
+        head = payload[: len(payload) - item.size - 2]
+        tail = item.tobytes() + bytes([LABEL_TAG, label])
+        if payload != head + tail or not head.endswith(bytes([DATA_TAG]) + _varint(item.size)):
+            return None
+        return cls(head, item.shape)
+
+    def split(self, payloads: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return items (n, C, H, W) and labels (n,), uint8, or None when a record has another layout."""
+        if any(len(payload) != self.length for payload in payloads):
+            return None
+        table = np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), self.length)
+        start, end = len(self.head), self.length - 2
+        if (table[:, :start] != self.head).any() or (table[:, end] != LABEL_TAG).any() or (table[:, -1] > 127).any():
+            return None
+        return table[:, start:end].reshape(-1, *self.shape), table[:, -1]
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def encode_datum(item: np.ndarray, label: int | None = None) -> bytes:
+    """Return the message for an item of shape (C, H, W): bytes for uint8, floats for anything else."""
+    from ..io import schema
+
+    datum = schema.Datum(channels=item.shape[0], height=item.shape[1], width=item.shape[2])
+    if item.dtype == np.uint8:
+        datum.data = item.tobytes()
+    else:
+        datum.float_data.extend(item.astype(np.float32).ravel().tolist())
+    if label is not None:
+        datum.label = int(label)
+    return datum.SerializeToString()
+
+
+def _extents(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(extent) for extent in shape)

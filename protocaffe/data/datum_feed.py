@@ -1,0 +1,86 @@
+"""Batches of a Datum LMDB: order, cache and transformation put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, ParameterError
+from .datum_source import CACHE_BYTES, DatumSource
+from .lmdb_source import is_leveldb
+from .order import Order, draws, stream_key
+from .transformer import Transformer
+
+
+class DatumFeed:
+    """Batches for a Data layer: items (N, C, H, W) and, with ``labels``, labels (N,).
+
+    ``param`` is the LayerParameter, whose data_param and transform_param are read; ``seed`` and its name address what
+    is drawn (order, skip, crop, mirror).
+
+    Raises DataError for a source that cannot be read, ParameterError for a batch size of 0.
+    """
+
+    def __init__(self, param: Any, phase: int, seed: int, labels: bool = True, cache_bytes: int = CACHE_BYTES) -> None:
+        data, transform = param.data_param, param.transform_param
+        _check_backend(data)
+        if not data.batch_size:
+            raise ParameterError("data_param.batch_size must be 1 or more, got 0")
+        if transform.force_color and transform.force_gray:
+            raise ParameterError("force_color and force_gray are both set: expected one of them")
+        self._param, self._phase = param, phase
+        self.batch_size = int(data.batch_size)
+        self.source = DatumSource(
+            data.source,
+            force_color=transform.force_color or data.force_encoded_color,
+            force_gray=transform.force_gray,
+            labels=labels,
+            same_shape=not transform.crop_size,
+            cache_bytes=cache_bytes,
+        )
+        try:
+            self._transformer = Transformer(transform, phase, self.source.shape)
+        except DataError as error:
+            raise DataError(f'"{data.source}": {error}') from error
+        self.shapes: list[tuple[int, ...]] = [(self.batch_size, *self._transformer.shape)]
+        if labels:
+            self.shapes.append((self.batch_size,))
+        self.rekey(seed)
+
+    def rekey(self, seed: int) -> None:
+        """Draw from ``seed`` from now on."""
+        data, name = self._param.data_param, self._param.name
+        skip = 0
+        if data.rand_skip:
+            skip = int(draws(stream_key(seed, name, "skip"), 0, 1)[0, 0]) % data.rand_skip
+        key = stream_key(seed, name, "transform")
+        self._order = Order(len(self.source), data.shuffle, stream_key(seed, name, "order"), skip)
+        self._transformer = self._transformer.with_key(key)
+
+    def produce(self, position: int, arrays: Sequence[np.ndarray]) -> None:
+        """Write the batch that begins at ``position`` into ``arrays``."""
+        items, labels = self.source.fetch(self._order.indices(position, self.batch_size))
+        try:
+            self._transformer.apply(items, position, arrays[0])
+        except DataError as error:
+            raise DataError(f'"{self.source.path}": {error}') from error
+        if len(arrays) > 1:
+            arrays[1][...] = labels
+
+
+def _check_backend(data: Any) -> None:
+    from ..io import schema
+
+    if not data.source:
+        raise ParameterError("data_param.source must name a folder, got nothing")
+    if data.backend == schema.DataParameter.LMDB:
+        return
+    path = Path(data.source)
+    if (path / "data.mdb").is_file():
+        raise DataError(f'"{path}" is an LMDB, but data_param.backend is LEVELDB (its default): write backend: LMDB')
+    if path.is_dir() and not is_leveldb(path):
+        raise DataError(f'"{path}" is not a LevelDB (nor an LMDB), and LevelDB is not supported: convert it to LMDB')
+    raise DataError(f'"{path}": backend LEVELDB is not supported: convert the data to LMDB and write backend: LMDB')

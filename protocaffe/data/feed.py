@@ -1,0 +1,77 @@
+"""What the source layers share: batches at a position, prepared ahead, that a resumed run can go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+
+from ..layer import Layer
+from .prefetch import Prefetcher
+
+if TYPE_CHECKING:
+    from ..blob import Blob
+
+
+class Feed(Protocol):
+    """Batches as a pure function of seed and position; positions count items."""
+
+    #: items in a batch
+    batch_size: int
+    #: shapes of the arrays of a batch, one for each top
+    shapes: list[tuple[int, ...]]
+
+    def rekey(self, seed: int) -> None:
+        """Draw from ``seed`` from now on."""
+
+    def produce(self, position: int, arrays: Sequence[np.ndarray]) -> None:
+        """Write the batch that begins at ``position`` into ``arrays``."""
+
+
+class BatchLayer(Layer):
+    """Base of layers that copy the next batch of a feed into their tops; a subclass gives the feed in `open`."""
+
+    is_source: ClassVar[bool] = True
+    exact_bottoms: ClassVar[int | None] = 0
+    min_tops: ClassVar[int] = 1
+
+    def open(self, tops: Sequence[str]) -> tuple[Feed, int]:
+        """Return the feed, and how many batches are prepared ahead."""
+        raise TypeError(f"{type(self).__name__} must define open")
+
+    def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        with self.context():
+            self.feed, depth = self.open([str(name) for name in self.param.top])
+        self._prefetcher = Prefetcher(self.feed.produce, self.feed.shapes, self.feed.batch_size, depth)
+
+    def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        for blob, shape in zip(top, self.feed.shapes, strict=True):
+            blob.reshape(shape)
+
+    def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
+        tops = list(top)
+
+        def copy(arrays: Sequence[np.ndarray]) -> None:
+            for blob, array in zip(tops, arrays, strict=True):
+                np.copyto(blob.data, array, casting="same_kind")
+
+        def load() -> None:
+            with self.context():
+                self._prefetcher.take(copy)
+
+        self.ops.host(load, reads=(), writes=tops, name="load")
+
+    def position(self) -> int:
+        """Number of items that the net has taken."""
+        return self._prefetcher.position
+
+    def seek(self, position: int) -> None:
+        """Go on as after ``position`` items, under the seed that the layer has now."""
+        self.feed.rekey(self.rng_seed)
+        self._prefetcher.seek(position)
+
+    def close(self) -> None:
+        """End the prefetching thread."""
+        if hasattr(self, "_prefetcher"):
+            self._prefetcher.close()

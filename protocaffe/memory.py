@@ -1,0 +1,92 @@
+"""Arrays that may live on the host and on a device, and which copy of them is current."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .backends.base import Backend
+
+
+class Storage:
+    """A flat array. Where host and device share memory there is one copy and nothing to do; elsewhere a storage is
+
+    - *stale* on the host after a kernel ran: reading it downloads;
+    - *current* on both sides after a download or an upload;
+    - *dirty* on the host after Python took a view of it (a view may be written to): the next run uploads it.
+
+    A kernel run makes every host copy stale (``backend.epoch``), so nothing has to be noted per call.
+    """
+
+    __slots__ = ("_host", "_host_epoch", "backend", "device", "dtype", "size", "__weakref__")
+
+    def __init__(self, backend: Backend, size: int, dtype: Any) -> None:
+        self.backend = backend
+        self.size = int(size)
+        self.dtype = np.dtype(dtype)
+        self.device, self._host = backend.allocate(self.size, self.dtype)
+        self._host_epoch = backend.epoch
+
+    def host(self) -> np.ndarray:
+        """The host copy, brought up to date; it counts as written to."""
+        if self.backend.unified:
+            return self._host  # type: ignore[return-value]
+        if self._host is None or self._host_epoch != self.backend.epoch:
+            self._host = self.backend.download(self)
+            self._host_epoch = self.backend.epoch
+        self.backend.dirty.add(self)
+        return self._host
+
+
+class Memory:
+    """A shaped piece of a storage: what layers hand to kernels."""
+
+    __slots__ = ("offset", "shape", "storage")
+
+    def __init__(self, storage: Storage, shape: tuple[int, ...], offset: int = 0) -> None:
+        self.storage = storage
+        self.shape = shape
+        self.offset = offset
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the elements."""
+        return self.storage.dtype
+
+    @property
+    def array(self) -> np.ndarray:
+        """The elements as a NumPy view on the host."""
+        return self.storage.host()[self.offset : self.offset + self.count].reshape(self.shape)
+
+    def at(self, offset: int, *shape: int) -> Memory:
+        """A piece of this one that starts ``offset`` elements into it."""
+        return Memory(self.storage, shape, self.offset + offset)
+
+
+class Slot:
+    """Where a blob's values lie. Blobs that share values share the slot, so moving it (into an arena) moves them all."""
+
+    __slots__ = ("backend", "dtype", "offset", "storage")
+
+    def __init__(self, backend: Backend, dtype: Any) -> None:
+        self.backend = backend
+        self.dtype = dtype
+        self.storage: Storage | None = None
+        self.offset = 0
+
+    def memory(self, shape: tuple[int, ...], count: int) -> Memory:
+        """The values as ``shape``; allocated, zeroed, on first use or when they no longer fit."""
+        if self.storage is None or self.offset + count > self.storage.size:
+            self.storage, self.offset = Storage(self.backend, max(count, 1), self.dtype), 0
+        return Memory(self.storage, shape, self.offset)
+
+    def place(self, storage: Storage, offset: int) -> None:
+        """Point to a piece of ``storage``."""
+        self.storage, self.offset = storage, offset

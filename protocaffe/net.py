@@ -1,0 +1,382 @@
+"""Net: a prototxt's layers, wired, run by replaying a plan."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arena import Arena
+from .backends import Backend, get_backend
+from .blob import Blob
+from .errors import NetError, ShapeError, did_you_mean
+from .layer import TEST, TRAIN, Layer, create_layer
+from .memory import Slot
+from .params import Parameters
+from .plan import Plan, Recorder
+from .weights import WeightFiles
+from .wiring import Wire, backward_needs, force_backward, forward_needs
+
+logger = logging.getLogger("protocaffe.net")
+
+
+class Handle:
+    """A registered hook; ``remove()`` takes it off."""
+
+    def __init__(self, hooks: list[Any], entry: Any) -> None:
+        self._hooks, self._entry = hooks, entry
+
+    def remove(self) -> None:
+        """Take the hook off; doing it twice is fine."""
+        if self._entry in self._hooks:
+            self._hooks.remove(self._entry)
+
+
+class Net(WeightFiles):
+    """A network as pycaffe knows it.
+
+    Parameters
+    ----------
+    network_file : path of a prototxt, or a NetParameter message
+    phase : protocaffe.TRAIN or protocaffe.TEST
+    level, stages : select layers by their include and exclude rules
+    weights : path of a caffemodel to copy from (comma-separated: several)
+    backend : the device; the CPU unless given
+    seed : seed of fillers and dropout; drawn from the system where negative or None
+
+    ``Net(file, weights, phase)``, pycaffe's old order, works too.
+
+    >>> import protocaffe
+    >>> net = protocaffe.Net("models/lenet/deploy.prototxt", protocaffe.TEST, seed=1)
+    >>> net.forward()["prob"].shape[1]
+    10
+    """
+
+    def __init__(
+        self,
+        network_file: Any,
+        phase: Any = TEST,
+        level: Any = 0,
+        stages: Sequence[str] | None = None,
+        weights: str | os.PathLike | None = None,
+        *,
+        backend: Backend | None = None,
+        seed: int | None = None,
+    ) -> None:
+        from .io import prototxt
+        from .passes import filter_net, insert_splits, upgrade_net
+
+        if isinstance(phase, (str, os.PathLike)):
+            phase, weights, level = level, phase, 0
+        if phase not in (TRAIN, TEST):
+            raise NetError(f"phase must be protocaffe.TRAIN (0) or protocaffe.TEST (1), got {phase!r}")
+        is_file = isinstance(network_file, (str, os.PathLike))
+        self.source = os.fspath(network_file) if is_file else "<NetParameter>"
+        param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
+        self.backend = backend or get_backend("cpu")
+        self.phase = int(phase)
+        self.seed = secrets.randbits(32) if seed is None or seed < 0 else int(seed)
+        #: the net as given, upgraded and filtered; splits are the net's own business
+        self.param = filter_net(param, self.phase, level, list(stages or ()))
+        self.name = self.param.name
+        self.blobs: OrderedDict[str, Blob] = OrderedDict()
+        self.inputs: list[str] = []
+        self._wires: list[Wire] = []
+        self._hooks: dict[str, list[Any]] = {k: [] for k in ("bf", "af", "bb", "ab")}
+        self._scratch = Slot(self.backend, self.backend.real)
+        self.forward_count = self.backend.empty((1,), np.uint64)
+        self._forward_plan: Plan | None = None
+        self._backward_plan: Plan | None = None
+        self._shapes: tuple[Any, ...] = ()
+        parameters = Parameters()
+        self._build(insert_splits(self.param), parameters)
+        self.layers = [wire.layer for wire in self._wires]
+        self._layer_names = [layer.name for layer in self.layers]
+        self.params = OrderedDict((x.name, x.blobs) for x in self.layers if x.blobs)
+        self.learnable_params = parameters.owners
+        self.params_lr = parameters.lr_mults
+        self.params_weight_decay = parameters.decay_mults
+        self.arena = Arena(self.backend, self.learnable_params)
+        self._watched = [self.blobs[t] for w in self._wires if not w.bottoms for t in w.tops]
+        self._watched += [blob for layer in self.layers for blob in layer.blobs]
+        self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
+        for path in filter(None, os.fspath(weights).split(",") if weights else ()):
+            self.copy_from(path)
+
+    # -------------------------------------------------------------------------------------------------- construction
+    def _build(self, param: Any, parameters: Parameters) -> None:
+        available: set[str] = set()
+        need: dict[str, bool] = {}
+        names: set[str] = set()
+        for layer_param in param.layer:
+            if not layer_param.HasField("phase"):
+                layer_param.phase = self.phase
+            layer = create_layer(layer_param, self.phase, self.backend, self.seed, self.forward_count)
+            if layer.name in names and layer.name:
+                logger.warning('layer name "%s" is used more than once: weights are found by name', layer.name)
+            names.add(layer.name)
+            wire = Wire(layer, self._connect_bottoms(layer, available), [])
+            self._connect_tops(layer, wire, available, need)
+            bottom, top = [self.blobs[b] for b in wire.bottoms], [self.blobs[t] for t in wire.tops]
+            layer.check_counts(len(bottom), len(top))
+            if not layer.inplace_ok:
+                layer.not_inplace(bottom, top)
+            layer.setup(bottom, top)
+            layer.reshape(bottom, top)
+            self._loss_weights(layer, wire.tops)
+            parameters.add(layer)
+            forward_needs(wire, need, [spec.lr_mult for spec in parameters.specs(layer)])
+            self._wires.append(wire)
+        backward_needs(self._wires)
+        if param.force_backward:
+            force_backward(self._wires)
+        self.outputs = sorted(available)
+
+    def _connect_bottoms(self, layer: Layer, available: set[str]) -> list[str]:
+        bottoms = list(layer.param.bottom)
+        for i, name in enumerate(bottoms):
+            if name not in available:
+                hint = did_you_mean(name, self.blobs) if name not in self.blobs else " (another layer has used it up)"
+                layer.fail(NetError, f'bottom {i} "{name}" is not the top of any layer before it{hint}')
+        available.difference_update(bottoms)
+        return bottoms
+
+    def _connect_tops(self, layer: Layer, wire: Wire, available: set[str], need: dict[str, bool]) -> None:
+        tops = list(layer.param.top)
+        wanted = max(layer.exact_tops or 0, layer.min_tops) if layer.auto_top else 0
+        tops += [f"(automatic {layer.name} {i})" for i in range(len(tops), wanted)]
+        for i, name in enumerate(tops):
+            inplace = i < len(wire.bottoms) and wire.bottoms[i] == name
+            if not inplace:
+                if name in self.blobs:
+                    layer.fail(NetError, f'top "{name}" is already the top of another layer')
+                self.blobs[name] = Blob(self.backend, name)
+                need[name] = False
+            available.add(name)
+            if layer.type == "Input":
+                self.inputs.append(name)
+        wire.tops = tops
+
+    def _loss_weights(self, layer: Layer, tops: list[str]) -> None:
+        given = list(layer.param.loss_weight)
+        if given and len(given) != len(tops):
+            layer.fail(NetError, f"loss_weight must be given for none or all {len(tops)} tops, got {len(given)}")
+        layer.loss_weights = given or [layer.default_loss_weight if i == 0 else 0.0 for i in range(len(tops))]
+
+    # ------------------------------------------------------------------------------------------------------- the plan
+    def _bottoms(self, wire: Wire) -> list[Blob]:
+        return [self.blobs[b] for b in wire.bottoms]
+
+    def _tops(self, wire: Wire) -> list[Blob]:
+        return [self.blobs[t] for t in wire.tops]
+
+    def reshape(self) -> None:
+        """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change."""
+        for wire in self._wires:
+            wire.layer.reshape(self._bottoms(wire), self._tops(wire))
+        self._forward_plan = self._backward_plan = None
+
+    def _shape_key(self) -> tuple[Any, ...]:
+        return tuple((blob.shape, id(blob.values.data.storage)) for blob in self._watched)
+
+    def _forward(self) -> Plan:
+        if self._forward_plan is not None and self._shapes == self._shape_key():
+            return self._forward_plan
+        self.reshape()
+        plan = Plan(self.backend)
+        for wire in self._wires:
+            layer, tops = wire.layer, self._tops(wire)
+            layer.ops = Recorder(self.backend, layer.name, self._scratch)
+            layer.forward(self._bottoms(wire), tops)
+            plan.parts.append(layer.ops.calls)
+            for top, weight in zip(tops, layer.loss_weights, strict=True):
+                if weight != 0:
+                    top.diff = weight
+        counter = Recorder(self.backend, "", self._scratch)
+        if self._count_random:
+            counter.launch("count_up", 1, self.forward_count)
+        plan.parts.append(counter.calls)
+        self._forward_plan, self._shapes = plan, self._shape_key()
+        return plan
+
+    def _backward(self) -> Plan:
+        self._forward()
+        if self._backward_plan is None:
+            plan = Plan(self.backend)
+            for wire in self._wires:
+                layer = wire.layer
+                layer.ops = Recorder(self.backend, layer.name, self._scratch)
+                if wire.need_backward:
+                    layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
+                plan.parts.append(layer.ops.calls)
+            self._backward_plan = plan
+        return self._backward_plan
+
+    # -------------------------------------------------------------------------------------------------------- running
+    def _index(self, name: str, what: str) -> int:
+        if name not in self._layer_names:
+            raise NetError(f'{what}: no layer "{name}" in net "{self.name}"{did_you_mean(name, self._layer_names)}')
+        return self._layer_names.index(name)
+
+    def run_forward(self, start: int = 0, end: int | None = None) -> None:
+        """Run the layers ``start`` to ``end`` (numbers, inclusive) and nothing else: no dict, no loss."""
+        plan = self._forward()
+        last = len(self.layers) - 1 if end is None else end
+        layers = range(start, last + 1)
+        if not (self._hooks["bf"] or self._hooks["af"]):
+            plan.run((len(self.layers), *layers) if start == 0 else tuple(layers))
+        else:
+            plan.run((len(self.layers),) if start == 0 else ())
+            for i in layers:
+                self._call_hooks("bf", i)
+                plan.run((i,))
+                self._call_hooks("af", i)
+        for i in layers:
+            self.layers[i].check()
+
+    def run_backward(self, start: int | None = None, end: int = 0) -> None:
+        """Run the layers ``start`` down to ``end`` (numbers, inclusive) backward."""
+        plan = self._backward()
+        layers = range(len(self.layers) - 1 if start is None else start, end - 1, -1)
+        if not (self._hooks["bb"] or self._hooks["ab"]):
+            plan.run(tuple(layers))
+            return
+        for i in layers:
+            self._call_hooks("bb", i)
+            plan.run((i,))
+            self._call_hooks("ab", i)
+
+    def forward(
+        self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any
+    ) -> dict[str, np.ndarray]:
+        """Set the given input blobs, run the layers ``start`` to ``end``, return outputs and ``blobs`` by name."""
+        for name, values in inputs.items():
+            if name not in self.inputs:
+                raise NetError(f'forward: no input "{name}" in net "{self.name}"{did_you_mean(name, self.inputs)}')
+            values = np.asarray(values)
+            if values.shape != self.blobs[name].shape:
+                raise ShapeError(f'forward: input "{name}" must have shape {self.blobs[name].shape}, got {values.shape}')
+            self.blobs[name].data = values
+        first = self._index(start, "forward") if start is not None else 0
+        last = self._index(end, "forward") if end is not None else len(self.layers) - 1
+        self.run_forward(first, last)
+        wanted = list(self._wires[last].tops) if end is not None else list(self.outputs)
+        return {name: self._blob(name).data for name in dict.fromkeys([*wanted, *(blobs or ())])}
+
+    def backward(
+        self, diffs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **top_diffs: Any
+    ) -> dict[str, np.ndarray]:
+        """Set the given blobs' diffs, run from ``start`` back to ``end``, return the inputs' diffs and ``diffs``."""
+        self._backward()
+        for name, values in top_diffs.items():
+            if np.shape(values) != self._blob(name).shape:
+                raise ShapeError(f'backward: "{name}" must have shape {self._blob(name).shape}, got {np.shape(values)}')
+            self._blob(name).diff = values
+        first = self._index(start, "backward") if start is not None else len(self.layers) - 1
+        last = self._index(end, "backward") if end is not None else 0
+        self.run_backward(first, last)
+        wanted = list(self._wires[last].bottoms) if end is not None else list(self.inputs)
+        return {name: self._blob(name).diff for name in dict.fromkeys([*wanted, *(diffs or ())])}
+
+    def loss(self) -> float:
+        """The weighted sum of the loss tops of the last forward pass."""
+        total = 0.0
+        for wire in self._wires:
+            for top, weight in zip(wire.tops, wire.layer.loss_weights, strict=True):
+                if weight != 0:
+                    total += weight * float(self.blobs[top].data.sum(dtype=np.float64))
+        return total
+
+    def clear_param_diffs(self) -> None:
+        """Set every parameter's gradient to 0."""
+        self.backend.run("fill", self.arena.size, self.arena_memory("diff"), 0.0)
+
+    def arena_memory(self, which: str) -> Any:
+        """A storage of the arena ("master", "working", "diff", "mask") as kernel argument, None if there is none."""
+        from .memory import Memory
+
+        storage = getattr(self.arena, which)
+        return None if storage is None else Memory(storage, (self.arena.size,))
+
+    def _blob(self, name: str) -> Blob:
+        if name not in self.blobs:
+            raise NetError(f'no blob "{name}" in net "{self.name}"{did_you_mean(name, self.blobs)}')
+        return self.blobs[name]
+
+    # ---------------------------------------------------------------------------------------------------- inspection
+    @property
+    def layer_dict(self) -> OrderedDict[str, Layer]:
+        """Layers by name."""
+        return OrderedDict(zip(self._layer_names, self.layers, strict=True))
+
+    @property
+    def bottom_names(self) -> OrderedDict[str, list[str]]:
+        """Names of each layer's bottoms."""
+        return OrderedDict((w.layer.name, list(w.bottoms)) for w in self._wires)
+
+    @property
+    def top_names(self) -> OrderedDict[str, list[str]]:
+        """Names of each layer's tops."""
+        return OrderedDict((w.layer.name, list(w.tops)) for w in self._wires)
+
+    @property
+    def blob_loss_weights(self) -> OrderedDict[str, float]:
+        """Loss weight of each blob."""
+        weights = {t: lw for w in self._wires for t, lw in zip(w.tops, w.layer.loss_weights, strict=True)}
+        return OrderedDict((name, weights[name]) for name in self.blobs)
+
+    def layer_calls(self) -> list[list[str]]:
+        """Names of the calls that each layer's forward pass makes."""
+        return [[call.name for call in part] for part in self._forward().parts[: len(self.layers)]]
+
+    def first_bad(self) -> str | None:
+        """The first layer, in order, with a NaN or infinite parameter or top; None if all are finite."""
+        for wire in self._wires:
+            for what, blob in [*(("parameter", b) for b in wire.layer.blobs), *(("top", b) for b in self._tops(wire))]:
+                bad = blob.count - int(np.isfinite(blob.data).sum())
+                if bad:
+                    return f'{wire.layer.describe()}: {what} "{blob.name}" has {bad} NaN or infinite of {blob.count} values'
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------- hooks
+    def _hook(self, kind: str, function: Callable[[str], Any], layer: str | None) -> Handle:
+        if layer is not None:
+            self._index(layer, "hook")
+        entry = (function, layer)
+        self._hooks[kind].append(entry)
+        return Handle(self._hooks[kind], entry)
+
+    def _call_hooks(self, kind: str, index: int) -> None:
+        name = self._layer_names[index]
+        for function, layer in list(self._hooks[kind]):
+            if layer is None or layer == name:
+                function(name)
+
+    def before_forward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
+        """Call ``function(layer name)`` before the forward pass of ``layer``, or of each layer."""
+        return self._hook("bf", function, layer)
+
+    def after_forward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
+        """Call ``function(layer name)`` after the forward pass of ``layer``, or of each layer."""
+        return self._hook("af", function, layer)
+
+    def before_backward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
+        """Call ``function(layer name)`` before the backward pass of ``layer``, or of each layer."""
+        return self._hook("bb", function, layer)
+
+    def after_backward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
+        """Call ``function(layer name)`` after the backward pass of ``layer``, or of each layer."""
+        return self._hook("ab", function, layer)
+
+    def close(self) -> None:
+        """Let go of the layers' files and threads."""
+        for layer in self.layers:
+            layer.close()
+
+    def _sources(self) -> Iterable[Layer]:
+        return (layer for layer in self.layers if layer.is_source)

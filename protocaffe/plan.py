@@ -1,0 +1,113 @@
+"""What a net does at one shape: layers record calls once, and running the net replays them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from .backends.base import GenericConvolution
+from .memory import Memory, Slot
+
+if TYPE_CHECKING:
+    from .backends.base import Backend, Bound
+    from .blob import Blob
+
+
+@dataclass(frozen=True)
+class Call:
+    """One bound call of a plan. ``host``: Python code, which splits what a device can run in one go."""
+
+    run: Bound
+    name: str
+    layer: str
+    host: bool = False
+
+
+class Recorder:
+    """The verbs that layers see as ``self.ops``. Each appends a call to the layer's part of the plan.
+
+    Buffers are bound by address, so a plan is good for one set of shapes; the net records anew when one changes.
+    """
+
+    def __init__(self, backend: Backend, layer: str, scratch: Slot) -> None:
+        self.backend = backend
+        self.layer = layer
+        self.calls: list[Call] = []
+        self._scratch = scratch
+
+    def _add(self, run: Bound, name: str, host: bool = False) -> None:
+        self.calls.append(Call(run, name, self.layer, host))
+
+    def launch(self, kernel: str, n: int, *args: Any, work: int | None = None) -> None:
+        """A kernel over ``n`` elements; ``work``: the number of elements where the first argument is another count."""
+        self._add(self.backend.bind_launch(kernel, n, args, work), kernel)
+
+    def launch_rows(self, kernel: str, rows: int, *args: Any) -> None:
+        """A kernel over ``rows`` rows."""
+        self._add(self.backend.bind_launch(kernel, rows, args, rows=True), kernel)
+
+    def gemm(
+        self, trans_a: bool, trans_b: bool, m: int, n: int, k: int, alpha: float,
+        a: Memory, lda: int, b: Memory, ldb: int, beta: float, c: Memory, ldc: int,
+    ) -> None:  # fmt: skip
+        """C = alpha op(A) op(B) + beta C (row-major, C of m x n)."""
+        self._add(self.backend.bind_gemm(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), "gemm")
+
+    def gemm_batched(
+        self, batch: int, trans_a: bool, trans_b: bool, m: int, n: int, k: int, alpha: float,
+        a: Memory, lda: int, b: Memory, ldb: int, beta: float, c: Memory, ldc: int, strides: tuple[int, int, int],
+    ) -> None:  # fmt: skip
+        """``batch`` products whose matrices lie ``strides`` elements apart."""
+        bound = self.backend.bind_gemm(
+            trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, strides
+        )  # fmt: skip
+        self._add(bound, "gemm")
+
+    def _conv(self, step: str, shape: Any, args: Sequence[Memory | None]) -> None:
+        bound = self.backend.bind_conv(step, shape, args)
+        if bound is None:
+            getattr(GenericConvolution(self, shape), step)(*args)
+        else:
+            self._add(bound, f"conv_{step}")
+
+    def conv_forward(self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory) -> None:
+        """y = W * x + b."""
+        self._conv("forward", shape, (x, w, bias, y))
+
+    def conv_backward_data(self, shape: Any, dy: Memory, w: Memory, dx: Memory) -> None:
+        """dx = gradient of the input, written over."""
+        self._conv("backward_data", shape, (dy, w, dx))
+
+    def conv_backward_weights(self, shape: Any, x: Memory, dy: Memory, dw: Memory, db: Memory | None) -> None:
+        """dw += gradient of the weights, db += of the bias."""
+        self._conv("backward_weights", shape, (x, dy, dw, db))
+
+    def host(
+        self, function: Callable[[], Any], reads: Sequence[Blob] = (), writes: Sequence[Blob] = (), name: str = "host"
+    ) -> None:
+        """Python code at every replay; it sees blobs through their NumPy views (``reads``, ``writes``: documentation)."""
+        self._add(function, name, host=True)
+
+    def scratch(self, shape: Sequence[int]) -> Memory:
+        """Memory shared by all layers of the net, valid within one layer's forward or backward only."""
+        dims = tuple(int(d) for d in shape)
+        return self._scratch.memory(dims, prod(dims))
+
+
+class Plan:
+    """The calls of a net's layers, in order, ready to run whole or in part."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.parts: list[list[Call]] = []
+        self._flat: dict[tuple[int, ...], list[Bound]] = {}
+
+    def run(self, parts: Sequence[int]) -> None:
+        """Replay the calls of the given layers, in the given order."""
+        key = tuple(parts)
+        calls = self._flat.get(key)
+        if calls is None:
+            calls = self._flat[key] = [call.run for i in key for call in self.parts[i]]
+        self.backend.replay(calls)

@@ -1,0 +1,64 @@
+"""The pruning functions on a Net: its prunable parameters in, masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from protocaffe.pruning.magnitude import Weights, magnitude_masks
+from protocaffe.pruning.report import SparsityReport, sparsity_report
+
+if TYPE_CHECKING:
+    from protocaffe.blob import Blob
+    from protocaffe.net import Net
+
+
+def own_parameters(net: Net) -> Iterator[tuple[str, list[Blob]]]:
+    """Yield (layer, parameters); a shared parameter comes once, with the first layer that has it."""
+    seen: set[int] = set()
+    for layer, blobs in net.params.items():
+        own = [blob for blob in blobs if id(blob.values) not in seen]
+        seen |= {id(blob.values) for blob in own}
+        yield layer, own
+
+
+def named_weights(layer: str, blobs: Sequence[Blob]) -> list[Weights]:
+    """The prunable ones of a layer's parameters, called after the layer; a second one is called "layer[1]"."""
+    prunable = [blob for blob in blobs if blob.prunable]
+    return [Weights(layer + (f"[{i}]" if i else ""), blob.data, blob.mask) for i, blob in enumerate(prunable)]
+
+
+def prunable_weights(net: Net) -> list[Weights]:
+    """Name, values and mask of every parameter that its layer declares prunable."""
+    return [weights for layer, blobs in own_parameters(net) for weights in named_weights(layer, blobs)]
+
+
+def all_parameters(net: Net) -> list[np.ndarray]:
+    """The values of every parameter, shared ones once."""
+    return [blob.data for _, blobs in own_parameters(net) for blob in blobs]
+
+
+def set_masks(net: Net, masks: Sequence[np.ndarray]) -> None:
+    """Give the prunable parameters these masks, in the order of `prunable_weights`; pruned weights become +0."""
+    prunable = [blob for _, blobs in own_parameters(net) for blob in blobs if blob.prunable]
+    for blob, mask in zip(prunable, masks, strict=True):
+        blob.mask = mask
+
+
+def prune_net(
+    net: Net,
+    sparsity: float,
+    scope: str = "global",
+    layer_sparsity: Mapping[str, float] | None = None,
+    min_keep: float | None = None,
+) -> SparsityReport:
+    """Prune a net by magnitude (see `magnitude_masks`) and return what is left."""
+    set_masks(net, magnitude_masks(prunable_weights(net), sparsity, scope, layer_sparsity, min_keep))
+    return sparsity_of_net(net)
+
+
+def sparsity_of_net(net: Net) -> SparsityReport:
+    """Zeros over the net's prunable weights, non-zeros over all its parameters."""
+    return sparsity_report(prunable_weights(net), all_parameters(net))

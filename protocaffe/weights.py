@@ -1,0 +1,171 @@
+"""A net's weights: copied in, saved, shared; masks from zeros."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .blob import Blob
+from .errors import FileFormatError, WeightsError
+
+if TYPE_CHECKING:
+    from .io.caffemodel import LayerWeights
+    from .layer import Layer
+
+logger = logging.getLogger("protocaffe.net")
+
+#: above this share of exact zeros, weights without a mask look pruned
+ZEROS_WARNING = 0.3
+
+
+class WeightFiles:
+    """The part of Net that deals with weights in files and in other nets."""
+
+    layers: list[Layer]
+    name: str
+    param: Any
+
+    def copy_from(self, path: str | os.PathLike[str]) -> None:
+        """Copy weights, and masks where the file has them, from a caffemodel to the layers of the same names.
+
+        Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves the
+        net masked. Raises WeightsError where counts or shapes differ, FileFormatError for a damaged file.
+        """
+        from .io.caffemodel import read_caffemodel
+
+        path = os.fspath(path)
+        if path.endswith(".h5"):
+            raise FileFormatError(f'"{path}": weights in HDF5 are not read by this version; give a binary .caffemodel')
+        logger.info("Copying weights from %s", path)
+        self.copy_weights(read_caffemodel(path), path)
+
+    def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights") -> None:
+        """Copy what a file held; see copy_from."""
+        own: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            own.setdefault(layer.name, []).append(layer)
+        for stored in weights:
+            if stored.name not in own:
+                if stored.blobs:
+                    logger.info("Ignoring source layer %s", stored.name)
+                continue
+            queue = own[stored.name]
+            layer = queue.pop(0) if len(queue) > 1 else queue[0]
+            if stored.blobs:
+                self._copy_layer(layer, stored, source)
+        self._warn_of_zeros(source)
+
+    def _copy_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
+        if len(stored.blobs) != len(layer.blobs):
+            raise WeightsError(
+                f'"{source}": {layer.describe()} has {len(layer.blobs)} parameters here, but {len(stored.blobs)} in the file'
+            )
+        for i, (blob, values, keep) in enumerate(zip(layer.blobs, stored.blobs, stored.masks, strict=True)):
+            if not _same_shape(blob.shape, values.shape):
+                raise WeightsError(
+                    f'"{source}": {layer.describe()}: parameter {i} must have shape {blob.shape}, got {values.shape}; '
+                    "to train it afresh, give the layer another name"
+                )
+        for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
+            blob.mask = None
+            blob.data = values.reshape(blob.shape)
+            if keep is not None:
+                blob.mask = keep.reshape(blob.shape)
+
+    def _warn_of_zeros(self, source: str) -> None:
+        blobs = [b for b in self.prunable() if b.mask is None]
+        count = sum(b.count for b in blobs)
+        zeros = sum(b.count - int(np.count_nonzero(b.data)) for b in blobs)
+        if count and zeros > ZEROS_WARNING * count and not any(b.mask is not None for b in self.prunable()):
+            logger.warning(
+                "%s: %.1f %% of the prunable weights are exactly 0, but no masks are stored: training will fill them in. "
+                "Give --mask-from-zeros (net.masks_from_zeros()) to keep them 0.",
+                source,
+                100 * zeros / count,
+            )
+
+    def layer_weights(self, diffs: bool = False) -> list[LayerWeights]:
+        """The weights and masks of every layer that has some, as files hold them."""
+        from .io.caffemodel import LayerWeights
+
+        out = []
+        for layer in self.layers:
+            if not layer.blobs:
+                continue
+            for blob in layer.blobs:
+                blob.apply_mask()
+            out.append(
+                LayerWeights(
+                    layer.name,
+                    layer.type,
+                    [b.data for b in layer.blobs],
+                    [b.mask for b in layer.blobs],
+                    [b.diff for b in layer.blobs] if diffs else [],
+                )
+            )
+        return out
+
+    def save(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
+        """Write a caffemodel, readable by BVLC Caffe; pruned weights are +0 in it, masks lie in a field it skips."""
+        from .io.caffemodel import write_caffemodel
+        from .passes import insert_splits
+
+        write_caffemodel(path, insert_splits(self.param), self.layer_weights(write_diff), write_diff)
+
+    def share_with(self, other: WeightFiles) -> None:
+        """Use the parameters of ``other``'s layers of the same names, diffs and masks too (a test net of a training net)."""
+        theirs = {layer.name: layer for layer in other.layers}
+        for layer in self.layers:
+            source = theirs.get(layer.name)
+            if source is None or not source.blobs:
+                continue
+            if [b.shape for b in source.blobs] != [b.shape for b in layer.blobs]:
+                raise WeightsError(
+                    f"{layer.describe()} has parameters of shapes {[b.shape for b in layer.blobs]} and cannot share those "
+                    f'of net "{other.name}": {[b.shape for b in source.blobs]}'
+                )
+            for mine, its in zip(layer.blobs, source.blobs, strict=True):
+                mine.share(its)
+
+    # ---------------------------------------------------------------------------------------------------------- masks
+    def prunable(self) -> list[Blob]:
+        """The parameters that their layers declare prunable, each once."""
+        found: list[Blob] = []
+        for layer in self.layers:
+            for blob in layer.blobs:
+                if blob.prunable and all(blob.values is not b.values for b in found):
+                    found.append(blob)
+        return found
+
+    def masks_from_zeros(self) -> int:
+        """Mask every weight that is exactly 0 in the prunable parameters; returns how many.
+
+        A parameter without zeros is left without a mask.
+        """
+        total = 0
+        for blob in self.prunable():
+            keep = blob.data != 0
+            zeros = blob.count - int(np.count_nonzero(keep))
+            if zeros:
+                blob.mask = keep if blob.mask is None else keep & blob.mask
+            total += zeros
+        return total
+
+    def drop_masks(self) -> None:
+        """Forget all masks; weights that were pruned start from 0 and are free to move."""
+        for layer in self.layers:
+            for blob in layer.blobs:
+                blob.mask = None
+
+
+def _same_shape(want: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+    """Equal, or equal but for the leading ones of an old four-axis shape (a bias stored as 1 x 1 x 1 x N)."""
+    if want == stored:
+        return True
+    if len(stored) != 4 or len(want) > 4:
+        return False
+    return (1,) * (4 - len(want)) + want == stored
