@@ -19,6 +19,7 @@ from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
 SHARED = ("kernels", "models")
+WEIGHTS = ("*.caffemodel*", "*.solverstate*")  # what training in a checkout leaves beside the models
 
 
 def load(relative: str) -> ModuleType:
@@ -53,12 +54,14 @@ class BuildAssets(Command):
         load("protocaffe/io/schema.py").compile_descriptor(ROOT / "proto/protocaffe.proto", out / "protocaffe.desc")
         load("protocaffe/backends/build.py").build_all(ROOT / "kernels", out)
         if not self.editable_mode:
+            leave_out = shutil.ignore_patterns(*WEIGHTS)
             for name in SHARED:
-                shutil.copytree(ROOT / name, self.package / "_share" / name, dirs_exist_ok=True)
+                shutil.copytree(ROOT / name, self.package / "_share" / name, ignore=leave_out, dirs_exist_ok=True)
 
     def get_source_files(self) -> list[str]:
         folders = ("proto", *SHARED)
-        return [str(p.relative_to(ROOT)) for f in folders for p in sorted((ROOT / f).rglob("*")) if p.is_file()]
+        files = [p for folder in folders for p in sorted((ROOT / folder).rglob("*")) if p.is_file()]
+        return [str(p.relative_to(ROOT)) for p in files if not any(p.match(pattern) for pattern in WEIGHTS)]
 
     def get_outputs(self) -> list[str]:
         return [str(p) for f in ("_build", "_share") for p in sorted((self.package / f).rglob("*")) if p.is_file()]

@@ -1,7 +1,7 @@
 """protocaffe: Caffe for today's machines, with pruning at its heart.
 
-The names are pycaffe's: ``Net``, ``get_solver``, ``SGDSolver`` and its siblings, ``TRAIN``, ``TEST``. Everything is loaded
-when it is first used, so ``import protocaffe`` is quick.
+The names are pycaffe's: ``Net``, ``get_solver``, ``SGDSolver`` and its siblings, ``TRAIN``, ``TEST``. Everything is
+loaded when it is first used, so ``import protocaffe`` is quick.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ _WHERE = {
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 _SUBMODULES = ("errors", "io", "layers", "proto", "pruning")
 
-__all__ = ["TEST", "TRAIN", "__version__", *_MODULE, *_SUBMODULES]  # noqa: PLE0604
+__all__ = ["TEST", "TRAIN", "__version__", *_MODULE, *_SUBMODULES]
 
 if TYPE_CHECKING:
-    from .backends import get_backend
-    from .blob import Blob
-    from .layer import Layer, layer_types, register
-    from .net import Net
-    from .solver import Solver, get_solver
-    from .solvers import AdaDeltaSolver, AdaGradSolver, AdamSolver, NesterovSolver, RMSPropSolver, SGDSolver
+    from .backends import get_backend as get_backend
+    from .blob import Blob as Blob
+    from .layer import Layer as Layer
+    from .layer import layer_types as layer_types
+    from .layer import register as register
+    from .net import Net as Net
+    from .solver import Solver as Solver
+    from .solver import get_solver as get_solver
 
 
 def __getattr__(name: str) -> Any:
@@ -68,4 +70,6 @@ def set_mode_gpu() -> None:
     """Raise BackendError: this version computes on the CPU only, and never changes devices silently."""
     from .errors import BackendError
 
-    raise BackendError("set_mode_gpu: this version of protocaffe computes on the CPU; call set_mode_cpu() or give --cpu")
+    raise BackendError(
+        "set_mode_gpu: this version of protocaffe computes on the CPU; call set_mode_cpu() or give --cpu"
+    )

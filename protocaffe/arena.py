@@ -1,4 +1,4 @@
-"""All learnable parameters of a net in one piece of memory, so that an update is one kernel and a reduction one call."""
+"""All learnable parameters of a net in one piece of memory: an update is one kernel, a reduction one call."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BLOCK = 64
 class Arena:
     """Master values, diffs and masks of ``blobs``, each padded to whole blocks.
 
-    ``master`` is what solvers update, ``working`` what layers read: ``working = mask ? master : +0``. With values in the
-    arithmetic type and masks that prune for good the two are one buffer, which the update kernels keep that way.
+    ``master`` is what solvers update, ``working`` what layers read: ``working = mask ? master : +0``. With values in
+    the arithmetic type and masks that prune for good the two are one buffer, which the update kernels keep that way.
     ``version`` counts changes that invalidate a bound update: a mask where there was none.
     """
 

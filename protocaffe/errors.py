@@ -91,5 +91,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     ''
     """
     known = {c.lower(): c for c in candidates}
-    near = [known[n] for n in difflib.get_close_matches(name.lower(), list(known), n=2, cutoff=0.6)]
+    begun = [n for n in known if len(name) > 2 and n.startswith(name.lower())]
+    close = difflib.get_close_matches(name.lower(), list(known), n=2, cutoff=0.6)
+    near = [known[n] for n in dict.fromkeys([*begun, *close])][:2]
     return "; did you mean " + " or ".join(f'"{n}"' for n in near) + "?" if near else ""

@@ -1,7 +1,7 @@
 """Initial values of parameters: Caffe's seven fillers.
 
-Source: Caffe's include/caffe/filler.hpp. The distributions are Caffe's, the generator is not: values depend only on the seed,
-the layer's name and the parameter's index.
+Source: Caffe's include/caffe/filler.hpp. The distributions are Caffe's, the generator is not: values depend only on
+the seed, the layer's name and the parameter's index.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def fill(
     if filler_param.sparse != -1 and kind != "gaussian":
         raise ParameterError(f'filler "{kind}": sparse is only for "gaussian"')
     values = _FILLERS[kind](filler_param, shape, rng, fan)
-    return np.ascontiguousarray(values, dtype=np.float32)
+    return np.asarray(values).astype(np.float32, order="C", copy=False)
 
 
 _Fan = tuple[int, int] | None
@@ -102,7 +102,9 @@ def _gaussian(p: Any, shape: tuple[int, ...], rng: np.random.Generator, fan: _Fa
 
 
 def _positive_unitball(p: Any, shape: tuple[int, ...], rng: np.random.Generator, fan: _Fan) -> np.ndarray:
-    values = rng.random(shape, dtype=np.float32)
+    values = np.asarray(rng.random(shape, dtype=np.float32))
+    if values.size == 0:
+        return values
     rows = values.reshape(shape[0] if shape else 1, -1)
     sums = rows.sum(axis=1, keepdims=True, dtype=np.float64)
     rows /= np.where(sums > 0, sums, 1).astype(np.float32)
@@ -131,7 +133,7 @@ def _bilinear(p: Any, shape: tuple[int, ...], rng: np.random.Generator, fan: _Fa
         raise ParameterError(f'filler "bilinear": needs 4 axes and a square kernel, got {shape}')
     size = shape[3]
     f = (size + 1) // 2
-    c = (2 * f - 1 - f % 2) / (2.0 * f)
+    c = (size - 1) / (2.0 * f)
     line = 1 - np.abs(np.arange(size) / f - c)
     return np.broadcast_to(np.outer(line, line), shape)
 

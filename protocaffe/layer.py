@@ -28,8 +28,8 @@ class Layer:
 
     ``setup`` reads ``self.param`` and adds parameters, once; ``reshape`` gives the tops their shapes; ``forward`` and
     ``backward`` record calls on ``self.ops`` (plan.Recorder). They run once per shape, not once per step: what changes
-    from step to step must lie in memory that a kernel reads. ``backward`` writes the bottoms' diffs over, and adds to the
-    parameters' diffs.
+    from step to step must lie in memory that a kernel reads. ``backward`` writes the bottoms' diffs over, and adds to
+    the parameters' diffs.
     """
 
     exact_bottoms: ClassVar[int | None] = None
@@ -98,6 +98,10 @@ class Layer:
 
     def seek(self, position: int) -> None:
         """Go on from ``position``."""
+
+    def reseed(self, seed: int) -> None:
+        """Draw from ``seed`` from now on; the net records the layer anew."""
+        self.rng_seed = seed
 
     def close(self) -> None:
         """Let go of files and threads."""

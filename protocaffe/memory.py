@@ -71,7 +71,7 @@ class Memory:
 
 
 class Slot:
-    """Where a blob's values lie. Blobs that share values share the slot, so moving it (into an arena) moves them all."""
+    """Where a blob's values lie. Blobs that share values share the slot; moving it (into an arena) moves them all."""
 
     __slots__ = ("backend", "dtype", "offset", "storage")
 

@@ -69,7 +69,7 @@ class Net(WeightFiles):
         seed: int | None = None,
     ) -> None:
         from .io import prototxt
-        from .passes import filter_net, insert_splits, upgrade_net
+        from .passes import file_state, filter_net, insert_splits, upgrade_net
 
         if isinstance(phase, (str, os.PathLike)):
             phase, weights, level = level, phase, 0
@@ -82,7 +82,7 @@ class Net(WeightFiles):
         self.phase = int(phase)
         self.seed = secrets.randbits(32) if seed is None or seed < 0 else int(seed)
         #: the net as given, upgraded and filtered; splits are the net's own business
-        self.param = filter_net(param, self.phase, level, list(stages or ()))
+        self.param = filter_net(param, *file_state(param, self.phase, level, stages or ()))
         self.name = self.param.name
         self.blobs: OrderedDict[str, Blob] = OrderedDict()
         self.inputs: list[str] = []
@@ -260,7 +260,9 @@ class Net(WeightFiles):
                 raise NetError(f'forward: no input "{name}" in net "{self.name}"{did_you_mean(name, self.inputs)}')
             values = np.asarray(values)
             if values.shape != self.blobs[name].shape:
-                raise ShapeError(f'forward: input "{name}" must have shape {self.blobs[name].shape}, got {values.shape}')
+                raise ShapeError(
+                    f'forward: input "{name}" must have shape {self.blobs[name].shape}, got {values.shape}'
+                )
             self.blobs[name].data = values
         first = self._index(start, "forward") if start is not None else 0
         last = self._index(end, "forward") if end is not None else len(self.layers) - 1
@@ -340,7 +342,8 @@ class Net(WeightFiles):
             for what, blob in [*(("parameter", b) for b in wire.layer.blobs), *(("top", b) for b in self._tops(wire))]:
                 bad = blob.count - int(np.isfinite(blob.data).sum())
                 if bad:
-                    return f'{wire.layer.describe()}: {what} "{blob.name}" has {bad} NaN or infinite of {blob.count} values'
+                    who = f'{wire.layer.describe()}: {what} "{blob.name}"'
+                    return f"{who} has {bad} NaN or infinite of {blob.count} values"
         return None
 
     # ---------------------------------------------------------------------------------------------------------- hooks
@@ -377,6 +380,14 @@ class Net(WeightFiles):
         """Let go of the layers' files and threads."""
         for layer in self.layers:
             layer.close()
+
+    def reseed(self, seed: int) -> None:
+        """Draw what is random from now on (dropout, shuffling) as a net made with ``seed`` would."""
+        if seed != self.seed:
+            self.seed = seed
+            for layer in self.layers:
+                layer.reseed(seed)
+            self._forward_plan = self._backward_plan = None
 
     def _sources(self) -> Iterable[Layer]:
         return (layer for layer in self.layers if layer.is_source)

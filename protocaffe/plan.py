@@ -87,7 +87,7 @@ class Recorder:
     def host(
         self, function: Callable[[], Any], reads: Sequence[Blob] = (), writes: Sequence[Blob] = (), name: str = "host"
     ) -> None:
-        """Python code at every replay; it sees blobs through their NumPy views (``reads``, ``writes``: documentation)."""
+        """Python code at every replay; it reads and writes the named blobs through their NumPy views."""
         self._add(function, name, host=True)
 
     def scratch(self, shape: Sequence[int]) -> Memory:

@@ -32,8 +32,8 @@ class WeightFiles:
     def copy_from(self, path: str | os.PathLike[str]) -> None:
         """Copy weights, and masks where the file has them, from a caffemodel to the layers of the same names.
 
-        Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves the
-        net masked. Raises WeightsError where counts or shapes differ, FileFormatError for a damaged file.
+        Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
+        the net masked. Raises WeightsError where counts or shapes differ, FileFormatError for a damaged file.
         """
         from .io.caffemodel import read_caffemodel
 
@@ -62,9 +62,10 @@ class WeightFiles:
     def _copy_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
         if len(stored.blobs) != len(layer.blobs):
             raise WeightsError(
-                f'"{source}": {layer.describe()} has {len(layer.blobs)} parameters here, but {len(stored.blobs)} in the file'
+                f'"{source}": {layer.describe()} has {len(layer.blobs)} parameters, '
+                f"but the file holds {len(stored.blobs)}"
             )
-        for i, (blob, values, keep) in enumerate(zip(layer.blobs, stored.blobs, stored.masks, strict=True)):
+        for i, (blob, values) in enumerate(zip(layer.blobs, stored.blobs, strict=True)):
             if not _same_shape(blob.shape, values.shape):
                 raise WeightsError(
                     f'"{source}": {layer.describe()}: parameter {i} must have shape {blob.shape}, got {values.shape}; '
@@ -82,8 +83,8 @@ class WeightFiles:
         zeros = sum(b.count - int(np.count_nonzero(b.data)) for b in blobs)
         if count and zeros > ZEROS_WARNING * count and not any(b.mask is not None for b in self.prunable()):
             logger.warning(
-                "%s: %.1f %% of the prunable weights are exactly 0, but no masks are stored: training will fill them in. "
-                "Give --mask-from-zeros (net.masks_from_zeros()) to keep them 0.",
+                "%s: %.1f %% of the prunable weights are exactly 0, but no masks are stored: training will fill "
+                "them in. Give --mask-from-zeros (net.masks_from_zeros()) to keep them 0.",
                 source,
                 100 * zeros / count,
             )
@@ -117,7 +118,7 @@ class WeightFiles:
         write_caffemodel(path, insert_splits(self.param), self.layer_weights(write_diff), write_diff)
 
     def share_with(self, other: WeightFiles) -> None:
-        """Use the parameters of ``other``'s layers of the same names, diffs and masks too (a test net of a training net)."""
+        """Use the parameters of ``other``'s layers of the same names, diffs and masks too: test nets do."""
         theirs = {layer.name: layer for layer in other.layers}
         for layer in self.layers:
             source = theirs.get(layer.name)
@@ -125,8 +126,8 @@ class WeightFiles:
                 continue
             if [b.shape for b in source.blobs] != [b.shape for b in layer.blobs]:
                 raise WeightsError(
-                    f"{layer.describe()} has parameters of shapes {[b.shape for b in layer.blobs]} and cannot share those "
-                    f'of net "{other.name}": {[b.shape for b in source.blobs]}'
+                    f"{layer.describe()} has parameters of shapes {[b.shape for b in layer.blobs]} and cannot "
+                    f'share those of net "{other.name}": {[b.shape for b in source.blobs]}'
                 )
             for mine, its in zip(layer.blobs, source.blobs, strict=True):
                 mine.share(its)

@@ -25,7 +25,9 @@ def forward_needs(wire: Wire, need: dict[str, bool], lr_mults: Sequence[float]) 
     layer = wire.layer
     asked = list(layer.param.propagate_down)
     if asked and len(asked) != len(wire.bottoms):
-        layer.fail(NetError, f"propagate_down must be given for none or all {len(wire.bottoms)} bottoms, got {len(asked)}")
+        layer.fail(
+            NetError, f"propagate_down must be given for none or all {len(wire.bottoms)} bottoms, got {len(asked)}"
+        )
     wire.bottom_need = asked or [need[b] for b in wire.bottoms]
     layer.param_propagate_down = [lr != 0 for lr in lr_mults]
     wire.need_backward = any(wire.bottom_need) or any(layer.param_propagate_down)

@@ -1,5 +1,5 @@
 // GEMM and convolution for the CPU; C interface. Built once per instruction set, for float and (REAL_DOUBLE) double.
-#include "conv_lanes.h"
+#include "conv_weights.h"
 
 using core::real;
 
@@ -35,6 +35,7 @@ void core_conv_backward_data(const conv2d* shape, const real* dy, const real* w,
 
 void core_conv_backward_weights(const conv2d* shape, const real* x, const real* dy, real* dw, real* db) {
     const core::Shape s(*shape);
+    if (core::lanes_pay(s)) return core::lanes_weights(s, x, dy, dw, db);
     core::plain_weights(s, x, dy, dw);
     if (db) core::bias_gradient(s, dy, db);
 }

@@ -53,6 +53,10 @@ static inline void to_lanes(const LaneForm& form, const real* x, long stride, lo
     real* where[VL];
     long ch = from / form.pixels, px = from % form.pixels;
     for (long e = from; e < to; e += VL) {
+        if (to - e < VL && to - from >= VL) {  // the last block overlaps the one before
+            e = to - VL;
+            ch = e / form.pixels, px = e % form.pixels;
+        }
         const long count = least<long>(VL, to - e);
         for (long i = 0; i < count; i++) {
             where[i] = out + form.at(ch, px);
@@ -81,6 +85,10 @@ static inline void from_lanes(const LaneForm& form, const real* in, long from, l
     const real* where[VL];
     long ch = from / form.pixels, px = from % form.pixels;
     for (long e = from; e < to; e += VL) {
+        if (to - e < VL && to - from >= VL) {  // the last block overlaps the one before
+            e = to - VL;
+            ch = e / form.pixels, px = e % form.pixels;
+        }
         const long count = least<long>(VL, to - e);
         for (long i = 0; i < count; i++) {
             where[i] = in + form.at(ch, px);

@@ -70,7 +70,9 @@ class Backend(ABC):
         """Wait until the device has done all it was given."""
 
     @abstractmethod
-    def bind_launch(self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False) -> Bound:
+    def bind_launch(
+        self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
+    ) -> Bound:
         """A kernel over ``n`` elements (``rows``: a block per row); ``work`` is the number of elements if not ``n``.
 
         Raises KernelError if the arguments do not fit the kernel's signature.
@@ -95,10 +97,10 @@ class Backend(ABC):
         batch: int = 1,
         strides: tuple[int, int, int] = (0, 0, 0),
     ) -> Bound:
-        """C = alpha op(A) op(B) + beta C, row-major, C of m x n; batched with ``strides`` (elements) between matrices."""
+        """C = alpha op(A) op(B) + beta C, row-major, C of m x n; in a batch matrices lie ``strides`` elements apart."""
 
     def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
-        """A convolution step of its own ("forward", "backward_data", "backward_weights"), or None: im2col and GEMM serve."""
+        """An own convolution step ("forward", "backward_data", "backward_weights"), or None for im2col and GEMM."""
         return None
 
 

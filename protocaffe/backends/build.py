@@ -2,8 +2,9 @@
 
 The file imports nothing of the package, so that setup.py can load it by its path before any dependency is there.
 
-One shared object per variant, ``kernels-<real>-<isa>-<hash>.so``: ``real`` is f32 or f64 (the check build), ``isa`` one of
-x86-64's levels (v4: AVX-512, v3: AVX2 and FMA, base), chosen when the library is loaded. The flags are fast maths without
+One shared object per variant, ``kernels-<real>-<isa>-<hash>.so``: ``real`` is f32 or f64 (the check build), ``isa`` one
+of x86-64's levels (v4: AVX-512, v3: AVX2 and FMA, base), chosen when the library is loaded. The flags are fast maths
+without
 ``-ffinite-math-only`` (infinities and NaN must survive), and they stand on the compiler's line only: linking with fast
 maths would set flush-to-zero for the whole process.
 """
@@ -94,7 +95,9 @@ def _flags(variant: str) -> list[str]:
     return FLAGS + ISA_FLAGS[isa] + (["-DREAL_DOUBLE"] if real == "f64" else [])
 
 
-def compile_library(units: list[Path], include: Path, target: Path, variant: str, extra: list[str] | None = None) -> Path:
+def compile_library(
+    units: list[Path], include: Path, target: Path, variant: str, extra: list[str] | None = None
+) -> Path:
     """Compile ``units`` into the shared object ``target`` (written to a temporary name, then renamed)."""
     return compile_libraries(units, include, {variant: target}, extra)[variant]
 
@@ -112,7 +115,19 @@ def compile_libraries(
                 obj = os.path.join(scratch, f"{variant}-{unit.stem}{unit.suffix[1:]}.o")
                 objects.setdefault(variant, []).append(obj)
                 jobs.append(
-                    [*cxx, *_flags(variant), *(extra or []), "-I", str(include), "-x", "c++", "-c", str(unit), "-o", obj]
+                    [
+                        *cxx,
+                        *_flags(variant),
+                        *(extra or []),
+                        "-I",
+                        str(include),
+                        "-x",
+                        "c++",
+                        "-c",
+                        str(unit),
+                        "-o",
+                        obj,
+                    ]
                 )
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(_run, jobs))
@@ -150,7 +165,7 @@ def library(variant: str, source_dir: Path | None, out_dir: Path) -> Path:
 
 
 def build_user(unit: Path, include: Path, variant: str) -> Path:
-    """Compile a user's own kernel file and keep it in the user's cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe)."""
+    """Compile a user's own kernel file into their cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe)."""
     cache = Path(os.environ.get("PROTOCAFFE_CACHE") or Path.home() / ".cache" / "protocaffe")
     tag = hashlib.sha256(source_hash(include).encode() + unit.read_bytes()).hexdigest()[:16]
     target = cache / "kernels" / f"{unit.stem}-{variant}-{tag}.so"

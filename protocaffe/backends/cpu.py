@@ -1,7 +1,7 @@
 """The CPU backend: the portable kernels and the GEMM/convolution core in one library, called through ctypes.
 
-OpenMP owns every thread: kernels, GEMM and convolutions share its one pool, and no other library with threads of its own
-is called in a step (two pools that spin against each other lose a factor of a hundred).
+OpenMP owns every thread: kernels, GEMM and convolutions share its one pool, and no other library with threads of its
+own is called in a step (two pools that spin against each other lose a factor of a hundred).
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class CpuBackend(Backend):
             self._functions[name] = getattr(library, name)
         self._manifest.structs.update(more.structs)
 
-    def bind_launch(self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False) -> Bound:
+    def bind_launch(
+        self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
+    ) -> Bound:
         """Check ``args`` against the signature and bind them."""
         signature = self._manifest.kernels.get(kernel)
         if signature is None:
@@ -183,8 +185,8 @@ class CpuBackend(Backend):
         """The core's GEMM (kernels/cpu)."""
         long, real = ctypes.c_long, self._real
         args = [
-            ctypes.c_int(trans_a), ctypes.c_int(trans_b), long(m), long(n), long(k), real(alpha), _pointer(a), long(lda),
-            _pointer(b), long(ldb), real(beta), _pointer(c), long(ldc),
+            ctypes.c_int(trans_a), ctypes.c_int(trans_b), long(m), long(n), long(k), real(alpha), _pointer(a),
+            long(lda), _pointer(b), long(ldb), real(beta), _pointer(c), long(ldc),
         ]  # fmt: skip
         if batch == 1:
             return _Call(self._library.core_gemm, args, (a, b, c))
@@ -197,7 +199,10 @@ class CpuBackend(Backend):
         if fields is None:
             return None
         struct = Conv2d(*(int(fields[name]) for name in _CONV))
-        pointers: list[Any] = [ctypes.byref(struct), *(ctypes.c_void_p(None) if a is None else _pointer(a) for a in args)]
+        pointers: list[Any] = [
+            ctypes.byref(struct),
+            *(ctypes.c_void_p(None) if a is None else _pointer(a) for a in args),
+        ]
         if step == "forward":
             pointers.insert(4, ctypes.c_int(relu))
         return _Call(getattr(self._library, f"core_conv_{step}"), pointers, (struct, *args))

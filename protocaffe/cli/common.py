@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -75,6 +76,13 @@ def device_options(command: F) -> F:
     return cpu(gpu(command))
 
 
+def state_options(command: F) -> F:
+    """Add ``--level`` and ``--stage``, which choose layers by their include and exclude rules."""
+    stage = click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+    level = click.option("--level", type=int, default=0, help="Caffe's net state: level.")
+    return level(stage(command))
+
+
 def use_device(cpu: bool, gpu: str | None) -> None:
     """Choose the device for nets made from here on: the CPU unless a GPU is asked for, as Caffe's tools do."""
     import protocaffe
@@ -138,8 +146,7 @@ def stdout_table(title: str, columns: list[tuple[str, str]]) -> Iterator[Any]:
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading, justify in columns:
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
     yield table
-    console = Console()
-    # A pipe has no width: whatever reads it wants whole lines.
-    console.print(table, width=None if console.is_terminal else 200)
+    # A pipe has no width: what reads it wants whole lines.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -22,6 +22,10 @@ SOLVER = "models/lenet/solver.prototxt"
 DATA = "data/mnist"
 
 
+#: half of what LeNet is trained with: enough to move the weights that are left
+FINETUNE_LR = 0.01
+
+
 class Plan(NamedTuple):
     """How long to train and to fine-tune, and how many batches of 100 make the test set."""
 
@@ -99,6 +103,7 @@ def train(weights: str | None, iterations: int | None, title: str, output: str) 
 
     job = Job(SOLVER, weights=weights, iterations=iterations, cpu=True, output=output)
     if weights:
+        job.base_lr = FINETUNE_LR
         finetune(job).close()
         return
     with log_lines():
@@ -133,7 +138,7 @@ def run_steps(plan: Plan, sparsity: float) -> list[Result]:
     prune(dense, sparsity, pruned)
     results.append(evaluate("pruned", pruned, plan.test_batches, start))
 
-    options = f"--weights {pruned} --iterations {plan.finetune} --output {tuned}"
+    options = f"--weights {pruned} --base-lr {FINETUNE_LR} --iterations {plan.finetune} --output {tuned}"
     say(f"Fine-tune: protocaffe finetune --solver {SOLVER} {options}")
     start = time.perf_counter()
     train(pruned, plan.finetune, "fine-tune", tuned)

@@ -7,17 +7,20 @@ from typing import Any
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, device_options, mask_options
-from protocaffe.cli.glog import log_lines, number
+from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options
+from protocaffe.cli.glog import log_lines
 from protocaffe.cli.session import Job, open_solver
 from protocaffe.cli.train import EFFECTS, run
+from protocaffe.lr_policies import learning_rate
+from protocaffe.solver import number
 
 
 def announcement(solver: Any, job: Job) -> str:
     """At which learning rate the run starts, and where that comes from."""
+    rate, _ = learning_rate(solver.param, solver.iter, solver.current_step)
     source = "--base-lr" if job.base_lr is not None else f"base_lr of {job.solver}"
     schedule = f"policy {solver.param.lr_policy} over {solver.param.max_iter} iterations"
-    return f"fine-tuning starts at learning rate {number(solver.lr)} ({source}; {schedule})"
+    return f"fine-tuning starts at learning rate {number(rate)} ({source}; {schedule})"
 
 
 def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
@@ -27,7 +30,7 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
     with log_lines():
         solver = open_solver(job)
         report = sparsity_of_net(solver.net)
-        masked = any(blob.mask is not None for blobs in solver.net.params.values() for blob in blobs)
+        masked = any(blob.mask is not None for blob in solver.net.prunable())
         click.echo(announcement(solver, job))
         click.echo(
             f"masks keep {report.zeros:,} of {report.prunable:,} prunable weights at zero ({report.sparsity:.2%})"
@@ -46,8 +49,7 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
 @click.option("--base-lr", type=float, help="Learning rate to start at, in place of the solver file's base_lr.")
 @click.option("--iterations", type=click.IntRange(min=0), help="Iterations to run, in place of max_iter.")
 @click.option("--output", metavar="FILE", help="Also write the fine-tuned weights here (caffemodel).")
-@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
-@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@state_options
 @click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
 @click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
 @mask_options

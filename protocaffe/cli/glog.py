@@ -1,4 +1,4 @@
-"""Caffe's log lines: glog's prefix, and numbers as C++ prints them, so that parse_log.py and friends read our logs.
+"""Caffe's log lines with glog's prefix, so that parse_log.py and friends read our logs.
 
 The library logs with the standard ``logging`` module (loggers "protocaffe.solver", "protocaffe.net", ...) and is silent
 by default; the commands install this handler on standard error.
@@ -14,15 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LEVELS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
-
-
-def number(value: float) -> str:
-    """A number as a C++ stream prints it: six significant digits.
-
-    >>> number(0.1 + 0.2), number(60000), number(1e-05), number(2.30258509)
-    ('0.3', '60000', '1e-05', '2.30259')
-    """
-    return f"{value:g}"
 
 
 class GlogFormatter(logging.Formatter):

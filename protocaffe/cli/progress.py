@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from protocaffe.cli.glog import number
-
 
 def on_terminal() -> bool:
     """True when standard error is a terminal: only then is there a bar."""
@@ -67,6 +65,7 @@ def training(solver: Any, title: str) -> Iterator[None]:
     start, first = time.monotonic(), solver.iter
     with bar(title, solver.param.max_iter) as update:
         if on_terminal():
+            from protocaffe.solver import number
 
             def report() -> None:
                 seconds = time.monotonic() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, layer_shares
+from protocaffe.cli.common import CaffeCommand, layer_shares, state_options
 
 
 @click.command("prune", cls=CaffeCommand, short_help="Prune weights by magnitude; masks are stored with them.")
@@ -20,8 +20,7 @@ from protocaffe.cli.common import CaffeCommand, layer_shares
               "what the sparsity leaves where that is less.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
-@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
-@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@state_options
 def command(
     model: str, weights: str, sparsity: float, scope: str, layers: tuple[str, ...], min_keep: float | None,
     drop_masks: bool, output: str, level: int, stage: str,

@@ -10,9 +10,8 @@ from protocaffe.cli.common import apply_masks, wanted_gpu
 from protocaffe.errors import ParameterError
 
 if TYPE_CHECKING:
-    from protocaffe.solver import Solver
-
     from protocaffe.net import Net
+    from protocaffe.solver import Solver
 
 
 def split(names: str | None) -> list[str]:
@@ -88,6 +87,7 @@ def open_solver(job: Job) -> Solver:
     if job.snapshot and job.weights:
         raise ParameterError("--snapshot and --weights exclude each other: a snapshot brings its weights along")
     solver = get_solver(solver_parameter(job))
+    solver.source = job.solver
     for path in split(job.weights):
         solver.net.copy_from(path)
     if job.snapshot:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, stdout_table
+from protocaffe.cli.common import CaffeCommand, state_options, stdout_table
 
 if TYPE_CHECKING:
     from protocaffe.net import Net
@@ -54,29 +54,30 @@ def times(extents: Any) -> str:
     """Extents with a multiplication sign's stand-in.
 
     >>> times((64, 20, 24, 24)), times(())
-    ('64 x 20 x 24 x 24', '')
+    ('64x20x24x24', '')
     """
-    return " x ".join(str(d) for d in extents)
+    return "x".join(str(d) for d in extents)
 
 
 def share(zeros: int, count: int) -> str:
     return f"{zeros / count:.2%}" if count else ""
 
 
-def show(net: Net, title: str) -> None:
-    """Print the table and the totals."""
-    table = rows(net)
-    columns = [("layer", "left"), ("type", "left"), ("output", "left"), ("receptive field", "left"),
-               ("parameters", "right"), ("MACs an item", "right"), ("sparsity", "right")]  # fmt: skip
-    with stdout_table(title, columns) as out:
-        for r in table:
-            counts = (f"{r.parameters:,}" if r.parameters else "", f"{r.macs:,}" if r.macs else "")
-            out.add_row(r.name, r.type, times(r.shape), times(r.field), *counts, share(r.zeros, r.prunable))
+def show(net: Net, title: str, trained: bool) -> None:
+    """Print the table and the totals; sparsity only of ``trained`` weights (without a filler, fresh ones are all 0)."""
     from protocaffe.pruning import sparsity_of_net
 
+    table = rows(net)
+    headings = ["parameters", "MACs an item"] + ["sparsity"] * trained
+    columns = [("layer", "left"), ("type", "left"), ("output", "left"), ("receptive field", "left")]
+    with stdout_table(title, columns + [(heading, "right") for heading in headings]) as out:
+        for r in table:
+            counts = [f"{r.parameters:,}" if r.parameters else "", f"{r.macs:,}" if r.macs else ""]
+            counts += [share(r.zeros, r.prunable)] * trained
+            out.add_row(r.name, r.type, times(r.shape), times(r.field), *counts)
     report = sparsity_of_net(net)
-    click.echo(f"parameters {report.parameters:,}, MACs an item {sum(r.macs for r in table):,}")
-    for line in report.lines()[-2:]:
+    click.echo(f"{report.parameters:,} parameters, {sum(r.macs for r in table):,} multiply-accumulates an item")
+    for line in report.lines()[-2:] if trained else []:
         click.echo(line)
 
 
@@ -84,10 +85,12 @@ def show(net: Net, title: str) -> None:
 @click.option("--model", required=True, metavar="FILE", help="The net (prototxt).")
 @click.option("--weights", metavar="FILES", help="Weights (caffemodel), several separated by commas.")
 @click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TEST", show_default=True)
-@click.option("--level", type=int, default=0, show_default=True, help="Caffe's net state: level.")
-@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@state_options
 def command(model: str, weights: str | None, phase: str, level: int, stage: str) -> None:
     """Print a table: layer, type, output shape, receptive field, parameters, multiply-accumulates, sparsity."""
     from protocaffe.cli.session import open_net
 
-    show(open_net(model, phase, weights, level, stage), Path(model).as_posix())
+    net = open_net(model, phase, weights, level, stage)
+    masked = any(blob.mask is not None for blob in net.prunable())
+    show(net, Path(model).as_posix(), trained=bool(weights) or masked)
+    net.close()

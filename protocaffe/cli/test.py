@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from protocaffe.cli.common import CaffeCommand, device_options, mask_options, use_device
-from protocaffe.cli.glog import log_lines, number
+from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options, use_device
+from protocaffe.cli.glog import log_lines
+from protocaffe.solver import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +75,7 @@ def run(net: Net, iterations: int) -> dict[str, np.ndarray]:
 @click.option(
     "--iterations", type=click.IntRange(min=1), default=50, show_default=True, help="Batches to average over."
 )
-@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
-@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@state_options
 @mask_options
 @device_options
 def command(

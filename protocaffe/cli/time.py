@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, device_options, use_device
-from protocaffe.cli.glog import log_lines, number
+from protocaffe.cli.common import CaffeCommand, device_options, state_options, use_device
+from protocaffe.cli.glog import log_lines
+from protocaffe.solver import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,7 @@ def measure(net: Net, iterations: int) -> Times:
 @click.option("--weights", metavar="FILES", help="Weights (caffemodel), several separated by commas.")
 @click.option("--iterations", type=click.IntRange(min=1), default=50, show_default=True, help="Runs to average over.")
 @click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TRAIN", show_default=True)
-@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
-@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@state_options
 @device_options
 def command(
     model: str, weights: str | None, iterations: int, phase: str, level: int, stage: str, cpu: bool, gpu: str | None

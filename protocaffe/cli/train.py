@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, device_options, mask_options
+from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options
 from protocaffe.cli.glog import log_lines
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ log = logging.getLogger("protocaffe.caffe")
 
 def run(solver: Solver, title: str, sigint: str = "stop", sighup: str = "snapshot") -> None:
     """Train until max_iter, with a bar on a terminal; signals do what Caffe's do."""
-    from protocaffe.solver import signals
-
     from protocaffe.cli.progress import training
+    from protocaffe.cli.signals import signals
 
     with training(solver, title), signals(solver, sigint, sighup):
         log.info("Starting Optimization")
@@ -34,8 +33,7 @@ def run(solver: Solver, title: str, sigint: str = "stop", sighup: str = "snapsho
 @click.option("--snapshot", metavar="FILE", help="Go on from this solver state (.solverstate, .solverstate.h5).")
 @click.option("--weights", metavar="FILES", help="Start from these weights, several separated by commas.")
 @click.option("--iterations", type=click.IntRange(min=0), help="Stop at this iteration, in place of max_iter.")
-@click.option("--level", type=int, default=0, help="Caffe's net state: level.")
-@click.option("--stage", default="", help="Caffe's net state: stages, separated by commas.")
+@state_options
 @click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
 @click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
 @mask_options

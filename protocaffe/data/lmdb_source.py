@@ -87,15 +87,16 @@ class LmdbReader:
         self._transaction: Any = environment.env.begin(buffers=True)
         self._cursor: Any = self._transaction.cursor()
         self._keys: tuple[bytes, np.ndarray] | None = None
-        self._at = -1  # index of the record under the cursor, -1 before the first
+        self._at = -1  # index of the record under the cursor, -1 before the first, -2 unknown
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, index: int) -> bytes:
         """Return the value of record ``index``, 0 <= index < len(self)."""
+        at, self._at = self._at, -2  # unknown, should this fail
         try:
-            if index == self._at + 1:
+            if index == at + 1:
                 found = self._cursor.next()
             elif index == 0:
                 found = self._cursor.first()

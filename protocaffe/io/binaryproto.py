@@ -1,4 +1,5 @@
-"""Single blobs in files (.binaryproto: mean images, info-gain matrices), and pycaffe's conversions of blobs and datums."""
+"""Single blobs in files (.binaryproto: mean images, info-gain matrices), and pycaffe's conversions of blobs and
+datums."""
 
 from __future__ import annotations
 

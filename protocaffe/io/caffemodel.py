@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FileFormatError, WeightsError
+from ..errors import FileFormatError, NetError, WeightsError
 from . import schema, wire
 from .files import atomic_write
 
@@ -44,9 +44,9 @@ class LayerWeights:
 def read_caffemodel(path: str | os.PathLike[str]) -> list[LayerWeights]:
     """Read the layers of a .caffemodel, those without blobs too, in the order of the file.
 
-    Reads the formats of today, 2014 (V1) and 2013 (V0), weights in double precision, NVCaffe's raw (half) floats, and the
-    masks of Dynamic Network Surgery. Only names, types and blobs are looked at, so fields that mean other things in other
-    versions of Caffe do no harm.
+    Reads the formats of today, 2014 (V1) and 2013 (V0), weights in double precision, NVCaffe's raw (half) floats, and
+    the masks of Dynamic Network Surgery. Only names, types and blobs are looked at, so fields that mean other things
+    in other versions of Caffe do no harm.
 
     Raises
     ------
@@ -114,8 +114,8 @@ def write_caffemodel(
 
 
 def read_structure(path: str | os.PathLike[str]) -> Any:
-    """The net of a .caffemodel without its weights, upgraded to today's form (NetParameter); unknown fields are kept."""
-    from google.protobuf.message import DecodeError
+    """The net of a .caffemodel without its weights, upgraded to today's form (NetParameter); unknown fields are
+    kept.""" from google.protobuf.message import DecodeError
 
     from ..passes.upgrade import upgrade_net
 
@@ -127,7 +127,10 @@ def read_structure(path: str | os.PathLike[str]) -> Any:
         raise FileFormatError(f'"{os.fspath(path)}" is not a valid caffemodel: it {e}') from e
     if not net.layer and not net.layers:
         raise FileFormatError(f'"{os.fspath(path)}" is not a caffemodel: it holds no layers')
-    return upgrade_net(net)
+    try:
+        return upgrade_net(net)
+    except NetError as e:
+        raise FileFormatError(f'"{os.fspath(path)}" holds a net that cannot be read: {e}') from e
 
 
 def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
@@ -227,11 +230,13 @@ def _without(buf: bytes, begin: int, stop: int, drop: dict[int, Any]) -> Iterato
 
 
 def _check_strings(message: Any) -> None:
-    """Read every string once: protobuf decodes them when they are asked for, and may fail only then."""
+    """Raise where a string is no UTF-8: protobuf decodes it only when it is asked for, and may then give bytes."""
     for descriptor, value in message.ListFields():
         for inner in value if _repeated(descriptor) else [value]:
             if descriptor.message_type is not None:
                 _check_strings(inner)
+            elif descriptor.type == descriptor.TYPE_STRING and not isinstance(inner, str):
+                raise wire.WireError(f"has a {descriptor.name} that is no UTF-8")
 
 
 def _repeated(descriptor: Any) -> bool:

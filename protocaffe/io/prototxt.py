@@ -73,7 +73,7 @@ def parse_message(text: str, name: str, source: str = "<text>") -> Any:
 
     message = schema.message_class(name)()
     try:
-        text_format.Merge(text, message)
+        text_format.Parse(text, message)
     except text_format.ParseError as e:
         found = re.match(r"(?:(\d+):(\d+) : )?(.*)", str(e), re.DOTALL)
         said = found.group(3) if found else str(e)
@@ -103,17 +103,17 @@ def _read_text(path: str | os.PathLike[str]) -> str:
 
 def _explain(said: str, root: str) -> str:
     """protobuf's complaint in words that help: nearest names, where a misplaced field belongs."""
-    unknown = re.match(r'Message type "caffe\.([\w.]+)" has no field named "?([\w.]+)"?', said)
+    unknown = re.search(r'Message type "caffe\.([\w.]+)" has no field named "?(\w+)"?', said)
     if unknown:
         owner, field = unknown.groups()
         known = [f.name for f in schema.message_class(owner).DESCRIPTOR.fields]
-        return f'{owner} has no field "{field}"' + (did_you_mean(field, known) or _elsewhere(field, owner, root))
-    value = re.match(r'Enum type "caffe\.([\w.]+)" has no value named "?([\w.]+)"?', said)
+        return f'{owner} has no field "{field}"' + (_elsewhere(field, owner, root) or did_you_mean(field, known))
+    value = re.search(r'Enum type "caffe\.([\w.]+)" has no value named "?(\w+)"?', said)
     if value:
         owner, name = value.groups()
         values = _enum_values(owner)
         return f'{owner} has no value "{name}"' + (did_you_mean(name, values) or "; it has " + ", ".join(values))
-    twice = re.match(r'Message type "caffe\.([\w.]+)" should not have multiple "(\w+)" fields', said)
+    twice = re.search(r'Message type "caffe\.([\w.]+)" should not have multiple "(\w+)" fields', said)
     if twice:
         return f'field "{twice.group(2)}" of {twice.group(1)} is given twice'
     return said

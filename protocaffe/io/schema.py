@@ -1,9 +1,9 @@
 """Caffe's protobuf messages as Python classes: ``schema.NetParameter``, ``schema.Datum``, ``schema.TEST`` ...
 
-The classes come from a descriptor set (compiled from proto/protocaffe.proto when the package is built) in a descriptor pool
-of our own. So any protobuf runtime will do, another ``caffe.proto`` in the process does no harm, and a layer from outside
-brings its own parameter message (`add_layer_parameter`). A new message replaces all classes: use ``schema.X`` when you
-need one instead of keeping it, and `current` for messages that were made before.
+The classes come from a descriptor set (compiled from proto/protocaffe.proto when the package is built) in a
+descriptor pool of our own. So any protobuf runtime will do, another ``caffe.proto`` in the process does no harm, and
+a layer from outside brings its own parameter message (`add_layer_parameter`). A new message replaces all classes: use
+``schema.X`` when you need one instead of keeping it, and `current` for messages that were made before.
 
 Nothing of the package is imported at the top: the build runs this file alone, for `compile_descriptor`.
 """
@@ -47,7 +47,9 @@ def compile_descriptor(proto_path: str | os.PathLike[str], out_path: str | os.Pa
     else:
         protoc = shutil.which("protoc")
         if protoc is None:
-            raise RuntimeError(f"compiling {proto} needs the package grpcio-tools (or protoc): pip install grpcio-tools")
+            raise RuntimeError(
+                f"compiling {proto} needs the package grpcio-tools (or protoc): pip install grpcio-tools"
+            )
         command = [protoc]
     command += [f"-I{proto.parent}", f"--descriptor_set_out={scratch}", str(proto)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -151,13 +153,11 @@ _ENUM, _MESSAGE, _OPTIONAL, _REPEATED = 14, 11, 1, 3
 _FIRST, _LAST = 10_000_000, 536_870_911
 
 
-def add_layer_parameter(
-    name: str, fields: Mapping[str, tuple[str, Any]], number: int | None = None
-) -> int:
+def add_layer_parameter(name: str, fields: Mapping[str, tuple[str, Any]], number: int | None = None) -> int:
     """Give LayerParameter a field with a message of its own, for a layer from outside the package.
 
-    After ``add_layer_parameter("my_param", {"alpha": ("float", 1.0), "axes": ("repeated int32", None)})`` a prototxt may
-    hold ``my_param { alpha: 2 axes: 1 axes: 3 }``, and ``layer.my_param.alpha`` reads it.
+    After ``add_layer_parameter("my_param", {"alpha": ("float", 1.0), "axes": ("repeated int32", None)})`` a prototxt
+    may hold ``my_param { alpha: 2 axes: 1 axes: 3 }``, and ``layer.my_param.alpha`` reads it.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """Blobs as protobuf wire bytes.
 
-Weights do not pass through protobuf's lists (20M floats would take seconds): a file is scanned for the fields that matter,
-and the bytes of an array are copied once. Everything that such a file could claim is checked before memory is taken.
+Weights do not pass through protobuf's lists (20M floats would take seconds): a file is scanned for the fields that
+matter, and the bytes of an array are copied once. Everything that such a file could claim is checked before memory is
+taken.
 """
 
 from __future__ import annotations
@@ -239,10 +240,10 @@ def _values(
     buf: Any, parts: dict[int, list[np.ndarray]], raw: dict[int, tuple[int, int]], kinds: dict[int, int], field: int
 ) -> np.ndarray | None:
     """data (field 5) or diff (6): from doubles, floats or NVCaffe's raw bytes; None if not stored."""
-    for number, dtype in ((field + 3, np.float64), (field, np.float32)):
+    for number, native in ((field + 3, np.float64), (field, np.float32)):
         if parts[number]:
             found = parts[number]
-            return np.array(found[0], dtype) if len(found) == 1 else np.concatenate(found).astype(dtype, copy=False)
+            return np.array(found[0], native) if len(found) == 1 else np.concatenate(found).astype(native, copy=False)
     if field + 7 not in raw:
         return None
     a, b = raw[field + 7]
@@ -288,7 +289,7 @@ def blob_parts(data: np.ndarray, diff: np.ndarray | None = None, mask: np.ndarra
         if array is not None:
             flat = np.ascontiguousarray(array, "<f4").reshape(-1)
             if flat.size:
-                parts += [head(number, flat.nbytes), memoryview(flat).cast("B")]
+                parts += [head(number, flat.nbytes), flat.view(np.uint8).data]
     parts.append(head(7, len(shape)) + shape)
     if mask is not None:
         bits = np.packbits(np.asarray(mask, bool).reshape(-1), bitorder="little").tobytes()
@@ -304,4 +305,3 @@ def wrapped(number: int, parts: list[Any]) -> list[Any]:
 def varint_field(number: int, value: int) -> bytes:
     """A number as a field."""
     return encode_varint(number << 3 | VARINT) + encode_varint(value)
-

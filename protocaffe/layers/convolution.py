@@ -94,7 +94,7 @@ class ConvShape:
 
 
 def spatial(layer: Layer, p: Any, name: str, axes: int, default: int) -> tuple[int, ...]:
-    """A per-axis setting of a ConvolutionParameter: ``kernel_h`` and ``kernel_w``, one value for all axes, or one each."""
+    """A setting of a ConvolutionParameter per axis: ``kernel_h`` and ``kernel_w``, one for all axes, or one each."""
     short = {"kernel_size": "kernel"}.get(name, name)
     h, w = f"{short}_h", f"{short}_w"
     given = list(getattr(p, name))
@@ -106,7 +106,9 @@ def spatial(layer: Layer, p: Any, name: str, axes: int, default: int) -> tuple[i
         values = (getattr(p, h), getattr(p, w))
         return tuple(v if p.HasField(f) else default for v, f in zip(values, (h, w), strict=True))
     if len(given) not in (0, 1, axes):
-        layer.fail(ParameterError, f"{name} must be given once or once per spatial axis ({axes}), got {len(given)} values")
+        layer.fail(
+            ParameterError, f"{name} must be given once or once per spatial axis ({axes}), got {len(given)} values"
+        )
     return tuple(given * axes if len(given) == 1 else given or [default] * axes)
 
 
@@ -123,7 +125,8 @@ class BaseConvolution(Layer):
         axes = first.num_axes - self.channel_axis - 1
         if not 1 <= axes <= MAX_SPATIAL:
             self.fail(
-                ShapeError, f"needs 1 to {MAX_SPATIAL} spatial axes after axis {self.channel_axis}, got bottom {first.shape}"
+                ShapeError,
+                f"needs 1 to {MAX_SPATIAL} spatial axes after axis {self.channel_axis}, got bottom {first.shape}",
             )
         self.kernel = spatial(self, p, "kernel_size", axes, 0)
         self.stride = spatial(self, p, "stride", axes, 1)
@@ -164,7 +167,10 @@ class BaseConvolution(Layer):
             self.fail(ShapeError, f'bottom "{first.name}" must have {self.channels} channels, got {first.shape}')
         for other in bottom[1:]:
             if other.shape != first.shape:
-                self.fail(ShapeError, f'bottom "{other.name}" must have the first one\'s shape {first.shape}, got {other.shape}')
+                self.fail(
+                    ShapeError,
+                    f'bottom "{other.name}" must have the first one\'s shape {first.shape}, got {other.shape}',
+                )
         return first
 
 
@@ -221,6 +227,8 @@ class Convolution(BaseConvolution):
                 self.ops.conv_backward_weights(self.shape, b.data_mem, t.diff_mem, self.blobs[0].diff_mem, db)
             elif want_bias:
                 s = self.shape
-                self.ops.launch_rows("bias_gradient", s.num_output, s.images, s.pixels, t.diff_mem, self.blobs[1].diff_mem)
+                self.ops.launch_rows(
+                    "bias_gradient", s.num_output, s.images, s.pixels, t.diff_mem, self.blobs[1].diff_mem
+                )
             if down:
                 self.ops.conv_backward_data(self.shape, t.diff_mem, self.blobs[0].data_mem, b.diff_mem)

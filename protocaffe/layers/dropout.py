@@ -10,10 +10,11 @@ from ..layer import TRAIN, Layer, register
 
 @register("Dropout")
 class Dropout(Layer):
-    """TRAIN: y = x / (1 - dropout_ratio) where kept, else 0; each value is dropped with probability dropout_ratio. TEST: y = x.
+    """TRAIN: y = x / (1 - dropout_ratio) where kept, else 0; each value is dropped with probability dropout_ratio.
+    TEST: y = x.
 
-    The draws are a function of net seed, layer name and forward pass, so a resumed run repeats them. Any shape, in place
-    if wanted. Options: ``dropout_ratio`` 0.5, at least 0 and below 1 (ParameterError).
+    The draws are a function of net seed, layer name and forward pass, so a resumed run repeats them. Any shape, in
+    place if wanted. Options: ``dropout_ratio`` 0.5, at least 0 and below 1 (ParameterError).
 
     Example::
 

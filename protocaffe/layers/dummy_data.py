@@ -65,19 +65,21 @@ class DummyData(Layer):
         self.fail(ParameterError, f"dummy_data_param.{name} must be given once or {tops} times (tops), got {got} times")
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        for blob, shape, filler in zip(top, self._shapes, self._fillers, strict=True):
+        for i, (blob, shape) in enumerate(zip(top, self._shapes, strict=True)):
             blob.reshape(shape)
-            if filler.type == "constant":
-                blob.data[...] = filler.value
+            self._fill(i, blob)
+
+    def _fill(self, index: int, blob: Blob) -> None:
+        key = stream_key(self.rng_seed, self.name, "dummy", index)
+        with self.context():
+            blob.data[...] = fill(self._fillers[index], blob.shape, generator(key, self._passes))
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         refilled = [(i, blob) for i, blob in enumerate(top) if self._fillers[i].type != "constant"]
 
         def refill() -> None:
             for i, blob in refilled:
-                key = stream_key(self.rng_seed, self.name, "dummy", i)
-                with self.context():
-                    blob.data[...] = fill(self._fillers[i], blob.shape, generator(key, self._passes))
+                self._fill(i, blob)
             self._passes += 1
 
         if refilled:

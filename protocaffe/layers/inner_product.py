@@ -10,8 +10,8 @@ from ..layer import Layer, register
 class InnerProduct(Layer):
     """y = x W' + b (``transpose: true``: y = x W + b), the axes from ``axis`` on taken together.
 
-    Bottom (M..., K...), top (M..., num_output). Parameters: weights (num_output, K), with ``transpose`` (K, num_output),
-    prunable; bias (num_output) unless ``bias_term: false``.
+    Bottom (M..., K...), top (M..., num_output). Parameters: weights (num_output, K), with ``transpose`` (K,
+    num_output), prunable; bias (num_output) unless ``bias_term: false``.
 
     Options: ``num_output``, ``axis`` 1, ``transpose`` false, ``bias_term`` true, ``weight_filler``, ``bias_filler``,
     ``mask_filler``. Raises ParameterError without num_output, ShapeError if the bottom's K changes.

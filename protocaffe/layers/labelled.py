@@ -49,7 +49,9 @@ class Labelled(Layer):
         flag, label = self.status.array
         if flag:
             self.status.array[...] = 0
-            self.fail(DataError, f"label {label} is out of range: there are {self.channels} classes, 0 to {self.channels - 1}")
+            self.fail(
+                DataError, f"label {label} is out of range: there are {self.channels} classes, 0 to {self.channels - 1}"
+            )
 
 
 class LabelledLoss(Labelled):

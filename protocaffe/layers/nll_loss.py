@@ -10,11 +10,11 @@ from .labelled import LabelledLoss
 class NLLLoss(LabelledLoss):
     """L = -sum x[label] / divisor, the mean negative log-likelihood; dx = -onehot(label) loss weight / divisor.
 
-    Bottoms: log-probabilities (N, C, ...), as LogSoftmax gives them, and labels (N, ...); top: the loss. After LogSoftmax
-    the gradient of the scores is (softmax - onehot) / N.
+    Bottoms: log-probabilities (N, C, ...), as LogSoftmax gives them, and labels (N, ...); top: the loss. After
+    LogSoftmax the gradient of the scores is (softmax - onehot) / N.
 
-    Options: ``softmax_param { axis: 1 }``, ``loss_param { ignore_label normalization: VALID }``. Raises ShapeError for a
-    wrong number of labels, DataError for a label out of range.
+    Options: ``softmax_param { axis: 1 }``, ``loss_param { ignore_label normalization: VALID }``. Raises ShapeError for
+    a wrong number of labels, DataError for a label out of range.
 
     Example::
 

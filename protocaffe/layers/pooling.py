@@ -9,7 +9,8 @@ from ..layer import Layer, register
 
 
 def pooled_extent(n: int, kernel: int, stride: int, pad: int, floor: bool) -> int:
-    """Output extent: (n + 2 pad - kernel) / stride + 1, rounded up (or down); with padding the last window must start inside.
+    """Output extent: (n + 2 pad - kernel) / stride + 1, rounded up (or down); with padding the last window must start
+    inside.
 
     >>> pooled_extent(5, 2, 2, 0, floor=False), pooled_extent(5, 2, 2, 0, floor=True)
     (3, 2)
@@ -27,8 +28,8 @@ class Pooling(Layer):
     plane (y * W + x); of equal values the first wins.
 
     Options: ``pool`` MAX or AVE, ``kernel_size`` (or ``kernel_h``, ``kernel_w``), ``stride`` 1, ``pad`` 0,
-    ``global_pooling``, ``round_mode`` CEIL (or FLOOR). Raises ParameterError for impossible options (STOCHASTIC pooling is
-    not offered), ShapeError for a bottom without four axes.
+    ``global_pooling``, ``round_mode`` CEIL (or FLOOR). Raises ParameterError for impossible options (STOCHASTIC pooling
+    is not offered), ShapeError for a bottom without four axes.
 
     Example::
 
@@ -53,7 +54,9 @@ class Pooling(Layer):
         sized = p.HasField("kernel_size") or p.HasField("kernel_h") or p.HasField("kernel_w")
         if p.global_pooling and sized:
             self.fail(ParameterError, "global_pooling takes the whole plane: give no kernel size with it")
-        if not p.global_pooling and not (p.HasField("kernel_size") or (p.HasField("kernel_h") and p.HasField("kernel_w"))):
+        if not p.global_pooling and not (
+            p.HasField("kernel_size") or (p.HasField("kernel_h") and p.HasField("kernel_w"))
+        ):
             self.fail(ParameterError, "kernel_size (or kernel_h and kernel_w) must be given")
 
         def pair(size: str, h: str, w: str) -> tuple[int, int]:

@@ -13,8 +13,8 @@ class SoftmaxWithLoss(LabelledLoss):
     Bottoms: scores (N, C, ...), labels (N, ...), one per position; tops: the loss, and if wanted the probabilities.
     The probability in the logarithm is at least the smallest normal float, as in Caffe.
 
-    Options: ``softmax_param { axis: 1 }``, ``loss_param { ignore_label normalization: VALID }`` (labelled.LabelledLoss).
-    Raises ShapeError for a wrong number of labels, DataError for a label out of range.
+    Options: ``softmax_param { axis: 1 }``, ``loss_param { ignore_label normalization: VALID }``
+    (labelled.LabelledLoss). Raises ShapeError for a wrong number of labels, DataError for a label out of range.
 
     Example::
 

@@ -1,7 +1,8 @@
 """Pure functions on a NetParameter: the argument stays as it is, a changed copy is returned.
 
-`upgrade.upgrade_net` brings old forms to today's, `filter.filter_net` drops the layers that a phase, level or stage leaves
-out, `splits.insert_splits` gives a blob that several layers read a Split layer. A net is built from their result.
+`upgrade.upgrade_net` brings old forms to today's, `filter.filter_net` drops the layers that a phase, level or stage
+leaves out, `splits.insert_splits` gives a blob that several layers read a Split layer. A net is built from their
+result.
 """
 
 from .filter import file_state, filter_net, solver_state

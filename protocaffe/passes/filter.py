@@ -15,8 +15,9 @@ def filter_net(
 ) -> Any:
     """A copy of a net with only the layers that belong to a state, which becomes the copy's ``state``.
 
-    A layer with ``include`` rules stays if the state meets one of them, one with ``exclude`` rules if it meets none. A rule
-    is met if all its conditions are: phase, min_level <= level <= max_level, every ``stage`` set, no ``not_stage`` set.
+    A layer with ``include`` rules stays if the state meets one of them, one with ``exclude`` rules if it meets none.
+    A rule is met if all its conditions are: phase, min_level <= level <= max_level, every ``stage`` set, no
+    ``not_stage`` set.
 
     Parameters
     ----------
@@ -39,7 +40,9 @@ def filter_net(
         out.state.stage.extend(stages)
     for layer in net.layer:
         if layer.include and layer.exclude:
-            raise NetError(f'layer "{layer.name}" ({layer.type}): has include and exclude rules, only one kind may be given')
+            raise NetError(
+                f'layer "{layer.name}" ({layer.type}): has include and exclude rules, only one kind may be given'
+            )
         if layer.include:
             stays = any(_meets(out.state, rule) for rule in layer.include)
         else:
@@ -73,7 +76,8 @@ def _meets(state: Any, rule: Any) -> bool:
 def file_state(net: Any, phase: int | str, level: int = 0, stages: Iterable[str] = ()) -> tuple[int, int, list[str]]:
     """The state of a net that is built from a file: (phase, level, stages) for `filter_net`.
 
-    As in Caffe phase and level are the caller's, even if the file has a ``state``; stages are the file's and the caller's.
+    As in Caffe phase and level are the caller's, even if the file has a ``state``; stages are the file's and the
+    caller's.
     """
     return _phase(phase), level, [*net.state.stage, *stages]
 
@@ -81,8 +85,8 @@ def file_state(net: Any, phase: int | str, level: int = 0, stages: Iterable[str]
 def solver_state(net: Any, phase: int | str, state: Any = None) -> tuple[int, int, list[str]]:
     """The state of a solver's net: (phase, level, stages) for `filter_net`.
 
-    As in Caffe the net's own ``state`` overrides the phase, and the solver's ``train_state`` or ``test_state`` (`state`)
-    overrides both; stages add up.
+    As in Caffe the net's own ``state`` overrides the phase, and the solver's ``train_state`` or ``test_state``
+    (`state`) overrides both; stages add up.
     """
     merged = type(net)().state
     merged.phase = _phase(phase)

@@ -20,8 +20,8 @@ _SOLVER_TYPES = {
 def upgrade_net(net: Any) -> Any:
     """A copy of a NetParameter in today's form.
 
-    In Caffe's order: V0 layers to V1, transformation fields of data layers to ``transform_param``, V1 layers to today's,
-    ``input`` fields to an Input layer, and the learning rates of BatchNorm's three statistics to 0.
+    In Caffe's order: V0 layers to V1, transformation fields of data layers to ``transform_param``, V1 layers to
+    today's, ``input`` fields to an Input layer, and the learning rates of BatchNorm's three statistics to 0.
 
     Raises
     ------

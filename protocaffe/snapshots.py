@@ -1,0 +1,128 @@
+"""A solver's snapshots: the weights and the state, so that a resumed run goes on bit-identically."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import FileFormatError, SolverError
+from .memory import Memory
+
+if TYPE_CHECKING:
+    from .net import Net
+
+logger = logging.getLogger("protocaffe.solver")
+
+
+class Snapshots:
+    """The part of Solver that deals with files."""
+
+    net: Net
+    test_nets: list[Net]
+    param: Any
+    source: str
+    seed: int
+    iter: int
+    current_step: int
+    histories: Any
+    history: list[Memory]
+    _losses: Any
+
+    def snapshot_name(self, extension: str) -> str:
+        """``<prefix>_iter_<N><extension>``; without a prefix, or with a folder as one, the solver's name serves."""
+        prefix = self.param.snapshot_prefix
+        stem = Path(self.source).stem if self.source and not self.source.startswith("<") else "solver"
+        if not prefix:
+            prefix = os.fspath(Path(self.source).with_suffix("")) if not self.source.startswith("<") else stem
+        elif os.path.isdir(prefix):
+            prefix = os.path.join(prefix, stem)
+        return f"{prefix}_iter_{self.iter}{extension}"
+
+    def snapshot(self) -> tuple[str, str]:
+        """Write weights and state; returns their paths. An older snapshot is untouched if writing fails."""
+        from .io import schema
+        from .io.solverstate import SolverState, write_solverstate
+
+        history = self.masked_history()  # type: ignore[attr-defined]
+        model, path = self.snapshot_name(".caffemodel"), self.snapshot_name(".solverstate")
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(model)), exist_ok=True)
+            logger.info("Snapshotting to binary proto file %s", model)
+            self.net.save(model, write_diff=self.param.snapshot_diff)
+            resume = schema.ResumeState(seed=self.seed, forward_count=int(self.net.forward_count.array[0]))
+            resume.loss_window.extend(self._losses)
+            for prefix, net in self._all_nets():
+                for layer in net._sources():
+                    resume.source.add(layer=prefix + layer.name, position=layer.position())
+            logger.info("Snapshotting solver state to binary proto file %s", path)
+            write_solverstate(path, SolverState(self.iter, model, self.current_step, history, resume))
+        except OSError as error:
+            raise SolverError(f'solver "{self.source}": cannot write the snapshot "{model}": {error}') from error
+        return model, path
+
+    def _all_nets(self) -> list[tuple[str, Net]]:
+        return [("", self.net), *((f"test net {i}: ", net) for i, net in enumerate(self.test_nets))]
+
+    def restore(self, path: str | os.PathLike) -> None:
+        """Go on from a solver state: weights and masks, history, iteration; data positions where the state has them.
+
+        Raises SolverError for a state of another net, rule or format, FileFormatError for a damaged one.
+        """
+        from .io.solverstate import read_solverstate
+
+        path = os.fspath(path)
+        logger.info("Restoring previous solver status from %s", path)
+        if path.endswith(".h5"):
+            raise FileFormatError(f'"{path}": solver states in HDF5 are not read by this version; give a .solverstate')
+        state = read_solverstate(path)
+        history = self._match_history(path, state.history)
+        if state.learned_net:
+            self.net.copy_from(self._find_weights(path, state.learned_net))
+        for memory, values in history:
+            memory.array[...] = values
+        self.iter, self.current_step = state.iter, state.current_step
+        self._losses.clear()
+        if state.resume is not None:
+            self._resume(state.resume)
+
+    def _match_history(self, path: str, stored: list[np.ndarray]) -> list[tuple[Memory, np.ndarray]]:
+        arena = self.net.arena
+        want = [
+            Memory(kind.storage, blob.shape, kind.offset + offset)
+            for kind in self.history
+            for blob, offset in zip(arena.blobs, arena.offsets, strict=True)
+        ]
+        if len(stored) != len(want):
+            raise SolverError(
+                f'"{path}": this solver ({self.param.type}, {len(arena.blobs)} parameters) needs {len(want)} '
+                f"history blobs, the state holds {len(stored)}"
+            )
+        pairs = []
+        for i, (memory, values) in enumerate(zip(want, stored, strict=True)):
+            if memory.count != values.size:
+                raise SolverError(f'"{path}": history blob {i} must have shape {memory.shape}, got {values.shape}')
+            pairs.append((memory, values.reshape(memory.shape)))
+        return pairs
+
+    @staticmethod
+    def _find_weights(path: str, learned_net: str) -> str:
+        beside = os.path.join(os.path.dirname(path), os.path.basename(learned_net))
+        found = next((p for p in (learned_net, beside) if os.path.isfile(p)), None)
+        if found is None:
+            raise SolverError(f'"{path}": its weights are neither at "{learned_net}" nor at "{beside}"')
+        return found
+
+    def _resume(self, resume: Any) -> None:
+        self.seed = int(resume.seed)
+        for _, net in self._all_nets():
+            net.reseed(self.seed)
+        self.net.forward_count.array[0] = resume.forward_count
+        self._losses.extend(resume.loss_window)
+        layers = {prefix + x.name: x for prefix, net in self._all_nets() for x in net._sources()}
+        for source in resume.source:
+            if source.layer in layers:
+                layers[source.layer].seek(source.position)

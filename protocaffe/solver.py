@@ -1,0 +1,389 @@
+"""Solver: the training loop of Caffe (src/caffe/solver.cpp, src/caffe/solvers/sgd_solver.cpp)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .backends import Backend, get_backend
+from .errors import DivergedError, ParameterError, SolverError, did_you_mean
+from .layer import TEST, TRAIN
+from .lr_policies import learning_rate
+from .memory import Memory
+from .net import Net
+from .snapshots import Snapshots
+
+logger = logging.getLogger("protocaffe.solver")
+
+#: pieces of the gradient whose squares are summed on their own, whatever the number of threads
+CLIP_PIECES = 64
+
+_registry: dict[str, type[Solver]] = {}
+
+
+def number(value: float) -> str:
+    """A number as C++ streams print it: six digits, no trailing zeros.
+
+    >>> number(0.1), number(1e-07), number(87.33654), number(float("nan"))
+    ('0.1', '1e-07', '87.3365', 'nan')
+    """
+    return f"{value:.6g}"
+
+
+class Solver(Snapshots):
+    """Trains a net as a SolverParameter says. Use a subclass, or get_solver, which picks it by ``type``.
+
+    Parameters
+    ----------
+    solver_file : path of a solver prototxt, or a SolverParameter message
+    backend : the device; the CPU unless given
+
+    Attributes are pycaffe's: ``net``, ``test_nets``, ``iter``, ``param``, ``lr``; and ``smoothed_loss``,
+    ``test_scores``
+    (for each test net its last mean outputs). Raises SolverError for a solver that cannot run, ParameterError for
+    impossible values, DivergedError when the loss becomes NaN or infinite.
+
+    >>> import protocaffe
+    >>> solver = protocaffe.get_solver("models/lenet/solver.prototxt")  # doctest: +SKIP
+    >>> solver.step(100)  # doctest: +SKIP
+    """
+
+    #: name in ``type:``; kernel of the update; arrays of history per parameter
+    type_name: ClassVar[str] = ""
+    kernel: ClassVar[str] = ""
+    histories: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.type_name:
+            _registry[cls.type_name] = cls
+
+    def __init__(self, solver_file: Any, *, backend: Backend | None = None) -> None:
+        from .io import prototxt
+        from .passes import upgrade_solver
+
+        is_file = isinstance(solver_file, (str, os.PathLike))
+        self.source = os.fspath(solver_file) if is_file else "<SolverParameter>"
+        self.param = prototxt.read_solver(self.source) if is_file else upgrade_solver(solver_file)
+        self.backend = backend or get_backend("cpu")
+        self._check_param()
+        self.seed = secrets.randbits(32) if self.param.random_seed < 0 else int(self.param.random_seed)
+        self.iter = 0
+        self.current_step = 0
+        self.lr = 0.0
+        self.smoothed_loss = 0.0
+        self.test_scores: list[dict[str, np.ndarray]] = []
+        #: asked after each iteration and test batch: "stop", "snapshot" or None
+        self.action: Callable[[], str | None] = lambda: None
+        self._losses: deque[float] = deque(maxlen=max(1, self.param.average_loss))
+        self._callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
+        self._stopped = False
+        self._timer = (time.perf_counter(), 0)
+        self.net = self._train_net()
+        self.test_nets = self._test_nets()
+        self.test_scores = [{} for _ in self.test_nets]
+        for names in self.param.weights:
+            for path in filter(None, names.split(",")):
+                self.net.copy_from(path.strip())
+        self._init_update()
+
+    # -------------------------------------------------------------------------------------------------- construction
+    def fail(self, error: type[Exception], text: str) -> Any:
+        """Raise ``error`` with the solver's file before the text."""
+        raise error(f'solver "{self.source}": {text}')
+
+    def _check_param(self) -> None:
+        p = self.param
+        if p.snapshot_format == p.DESCRIPTOR.enum_types_by_name["SnapshotFormat"].values_by_name["HDF5"].number:
+            self.fail(
+                SolverError, "snapshot_format HDF5 is not written by this version; use BINARYPROTO, Caffe's default"
+            )
+        if p.iter_size < 1:
+            self.fail(ParameterError, f"iter_size must be at least 1, got {p.iter_size}")
+        if p.regularization_type not in ("L1", "L2"):
+            self.fail(ParameterError, f'regularization_type must be "L1" or "L2", got "{p.regularization_type}"')
+        for name in ("display", "test_interval", "snapshot", "max_iter"):
+            if getattr(p, name) < 0:
+                self.fail(ParameterError, f"{name} must not be negative, got {getattr(p, name)}")
+
+    def _make_net(self, source: Any, phase: int, state: Any) -> Net:
+        from .io import prototxt
+        from .passes import solver_state, upgrade_net
+
+        param = prototxt.read_net(source) if isinstance(source, str) else upgrade_net(source)
+        phase, level, stages = solver_state(param, phase, state)
+        net = Net(param, phase, level, stages, backend=self.backend, seed=self.seed)
+        if isinstance(source, str):
+            net.source = source
+        return net
+
+    def _train_net(self) -> Net:
+        p = self.param
+        given = [f for f in ("net", "net_param", "train_net", "train_net_param") if p.HasField(f)]
+        if len(given) != 1:
+            got = ", ".join(given) or "none"
+            self.fail(SolverError, f"give exactly one of net, net_param, train_net, train_net_param; got {got}")
+        logger.info(
+            "Creating training net from %s: %s", given[0], getattr(p, given[0]) if "param" not in given[0] else ""
+        )
+        return self._make_net(getattr(p, given[0]), TRAIN, p.train_state)
+
+    def _test_nets(self) -> list[Net]:
+        p = self.param
+        sources: list[Any] = [*p.test_net_param, *p.test_net]
+        shared = p.net if p.HasField("net") else p.net_param if p.HasField("net_param") else None
+        if shared is not None:
+            sources += [shared] * (len(p.test_iter) - len(sources))
+        if len(sources) != len(p.test_iter):
+            self.fail(
+                SolverError, f"test_iter must be given for each test net: {len(sources)} nets, {len(p.test_iter)} given"
+            )
+        if p.test_state and len(p.test_state) != len(sources):
+            self.fail(
+                SolverError,
+                f"test_state must be given for none or all {len(sources)} test nets, got {len(p.test_state)}",
+            )
+        if sources and not p.test_interval:
+            self.fail(SolverError, "test_interval must be given and positive where there are test nets")
+        nets = []
+        for i, source in enumerate(sources):
+            logger.info("Creating test net (#%d)", i)
+            nets.append(self._make_net(source, TEST, p.test_state[i] if p.test_state else None))
+            nets[-1].share_with(self.net)
+        return nets
+
+    # --------------------------------------------------------------------------------------------------------- update
+    def _init_update(self) -> None:
+        arena, real = self.net.arena, self.backend.real
+        self.history = [self.backend.empty((arena.size,)) for _ in range(self.histories)]
+        self._hyper = self.backend.empty((8,), real)
+        self._clip = self.backend.from_array(np.ones(1, real))
+        self._partial = self.backend.empty((CLIP_PIECES,), real)
+        self._lr_mult = arena.per_block(self.net.params_lr)
+        self._decay_mult = arena.per_block(self.net.params_weight_decay)
+        self._update_version = -1
+        self._clear = self.backend.bind_launch("fill", arena.size, (self.net.arena_memory("diff"), 0.0))
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        """Raise ParameterError for values that the rule cannot use."""
+
+    def _bind_update(self) -> None:
+        net, arena = self.net, self.net.arena
+        weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
+        masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
+        bind = self.backend.bind_launch
+        self._update = []
+        if self.param.clip_gradients >= 0:
+            args = (arena.size, diff, mask, masked, self._partial)
+            self._update.append(bind("square_sums", CLIP_PIECES, args, rows=True))
+            self._update.append(bind("clip_scale", 1, (CLIP_PIECES, self._partial, self._hyper, self._clip), rows=True))
+        args = (
+            weights,
+            diff,
+            *self.history,
+            mask,
+            masked,
+            self._lr_mult,
+            self._decay_mult,
+            l1,
+            self._hyper,
+            self._clip,
+        )
+        self._update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        self._update_version = arena.version
+
+    def adam_correction(self) -> float:
+        """What scales the rate beside the policy; 1 but for Adam."""
+        return 1.0
+
+    def second_decay(self) -> float:
+        """``momentum2`` or ``rms_decay``, whichever the rule reads."""
+        return self.param.momentum2
+
+    def apply_update(self) -> None:
+        """Update the parameters from their diffs, under their masks, at the policy's learning rate."""
+        p = self.param
+        self.lr, self.current_step = learning_rate(p, self.iter, self.current_step)
+        if p.display and self.iter % p.display == 0:
+            logger.info("Iteration %d, lr = %s", self.iter, number(self.lr))
+        self._hyper.array[...] = (
+            self.lr, p.momentum, self.second_decay(), p.delta, p.weight_decay, 1 / p.iter_size, self.adam_correction(),
+            p.clip_gradients,
+        )  # fmt: skip
+        if self._update_version != self.net.arena.version:
+            self._bind_update()
+        self.backend.replay(self._update)
+
+    def masked_history(self) -> list[np.ndarray]:
+        """For each kind of history and each parameter its values, 0 where pruned: what a solver state holds."""
+        arena = self.net.arena
+        out = []
+        for kind in self.history:
+            for blob, offset in zip(arena.blobs, arena.offsets, strict=True):
+                values = Memory(kind.storage, blob.shape, kind.offset + offset).array
+                keep = blob.mask
+                if keep is not None:
+                    values[~keep] = 0
+                out.append(values)
+        return out
+
+    # ------------------------------------------------------------------------------------------------------- training
+    def add_callback(self, on_start: Callable[[], Any], on_gradients: Callable[[], Any]) -> None:
+        """Call ``on_start()`` before each iteration's first pass and ``on_gradients()`` before each update."""
+        self._callbacks.append((on_start, on_gradients))
+
+    def step(self, iterations: int) -> None:
+        """Train for a number of iterations: test, forward and backward ``iter_size`` times, update, snapshot."""
+        p, stop = self.param, self.iter + iterations
+        self._timer = (time.perf_counter(), self.iter)
+        while self.iter < stop:
+            if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
+                self.test_all()
+                if self._stopped:
+                    return
+            for on_start, _ in self._callbacks:
+                on_start()
+            self.backend.replay((self._clear,))
+            self._note_loss(sum(self._forward_backward() for _ in range(p.iter_size)) / p.iter_size)
+            if p.display and self.iter % p.display == 0:
+                self._display()
+            for _, on_gradients in self._callbacks:
+                on_gradients()
+            self.apply_update()
+            self.iter += 1
+            wanted = self.action()
+            if (p.snapshot and self.iter % p.snapshot == 0) or wanted == "snapshot":
+                self.snapshot()
+            if wanted == "stop":
+                self._stopped = True
+                return
+
+    def _forward_backward(self) -> float:
+        self.net.run_forward()
+        loss = self.net.loss()
+        self.net.run_backward()
+        return loss
+
+    def _note_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            where = self.net.first_bad() or "all blobs and parameters are finite"
+            raise DivergedError(
+                f'solver "{self.source}": the loss is {loss} at iteration {self.iter}; first bad: {where}'
+            )
+        self._losses.append(loss)
+        self.smoothed_loss = sum(self._losses) / len(self._losses)
+
+    def _display(self) -> None:
+        (then, since), now = self._timer, time.perf_counter()
+        passed = now - then
+        rate = (self.iter - since) / passed if passed > 0 and self.iter > since else 0.0
+        self._timer = (now, self.iter)
+        logger.info(
+            "Iteration %d (%s iter/s, %ss/%d iters), loss = %s",
+            self.iter, number(rate), number(passed), self.param.display, number(self.smoothed_loss),
+        )  # fmt: skip
+        self._log_outputs("Train", self.net, {name: self.net.blobs[name].data for name in self.net.outputs})
+
+    @staticmethod
+    def _log_outputs(which: str, net: Net, outputs: dict[str, np.ndarray]) -> None:
+        line = 0
+        weights = net.blob_loss_weights
+        for name, values in outputs.items():
+            weight = weights[name]
+            for value in np.ravel(values):
+                extra = f" (* {number(weight)} = {number(weight * float(value))} loss)" if weight else ""
+                logger.info("    %s net output #%d: %s = %s%s", which, line, name, number(float(value)), extra)
+                line += 1
+
+    def solve(self, resume_file: str | os.PathLike | None = None) -> None:
+        """Train to ``max_iter``, from a solver state if one is given, with the final snapshot and test."""
+        p = self.param
+        logger.info("Solving %s", self.net.name)
+        logger.info("Learning Rate Policy: %s", p.lr_policy)
+        self._stopped = False
+        if resume_file is not None:
+            self.restore(resume_file)
+        self.step(max(0, p.max_iter - self.iter))
+        if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot != 0):
+            self.snapshot()
+        if self._stopped:
+            logger.info("Optimization stopped early.")
+            return
+        if p.display and self.iter % p.display == 0:
+            self.net.run_forward()
+            self._note_loss(self.net.loss())
+            logger.info("Iteration %d, loss = %s", self.iter, number(self.smoothed_loss))
+        if p.test_interval and self.iter % p.test_interval == 0:
+            self.test_all()
+        logger.info("Optimization Done.")
+
+    # -------------------------------------------------------------------------------------------------------- testing
+    def test_all(self) -> None:
+        """Run every test net; no parameter, mask or history changes."""
+        for index in range(len(self.test_nets)):
+            if self._stopped:
+                return
+            self.test(index)
+
+    def test(self, index: int = 0) -> dict[str, np.ndarray]:
+        """Mean outputs of test net ``index`` over its ``test_iter`` batches."""
+        logger.info("Iteration %d, Testing net (#%d)", self.iter, index)
+        net, batches = self.test_nets[index], self.param.test_iter[index]
+        sums: dict[str, np.ndarray] = {}
+        loss = 0.0
+        for _ in range(batches):
+            wanted = self.action()
+            while wanted is not None and not self._stopped:
+                if wanted == "snapshot":
+                    self.snapshot()
+                self._stopped = wanted == "stop"
+                wanted = self.action()
+            if self._stopped:
+                logger.info("Test interrupted.")
+                return {}
+            net.run_forward()
+            loss += net.loss()
+            for name in net.outputs:
+                values = net.blobs[name].data.astype(np.float64)
+                sums[name] = sums[name] + values if name in sums else values
+        if self.param.test_compute_loss:
+            logger.info("Test loss: %s", number(loss / batches))
+        means = {name: values / batches for name, values in sums.items()}
+        self.test_scores[index] = means
+        self._log_outputs("Test", net, means)
+        return means
+
+    def close(self) -> None:
+        """Let go of the nets' files and threads."""
+        for net in (self.net, *self.test_nets):
+            net.close()
+
+
+def get_solver(solver_file: Any, *, backend: Backend | None = None) -> Solver:
+    """The solver of the type that the file names ("SGD" if it names none).
+
+    Raises SolverError for an unknown type.
+    """
+    from . import solvers
+    from .io import prototxt
+    from .passes import upgrade_solver
+
+    is_file = isinstance(solver_file, (str, os.PathLike))
+    param = prototxt.read_solver(os.fspath(solver_file)) if is_file else upgrade_solver(solver_file)
+    solvers.load_all()
+    if param.type not in _registry:
+        source = os.fspath(solver_file) if is_file else "<SolverParameter>"
+        hint = did_you_mean(param.type, _registry)
+        raise SolverError(
+            f'solver "{source}": unknown type "{param.type}"{hint}; there are {", ".join(sorted(_registry))}'
+        )
+    return _registry[param.type](solver_file, backend=backend)
