@@ -55,17 +55,14 @@ class Snapshots:
             self.net.save(model, write_diff=self.param.snapshot_diff)
             resume = schema.ResumeState(seed=self.seed, forward_count=int(self.net.forward_count.array[0]))
             resume.loss_window.extend(self._losses)
-            for prefix, net in self._all_nets():
+            for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
-                    resume.source.add(layer=prefix + layer.name, position=layer.position())
+                    resume.source.add(net=index, layer=layer.name, position=layer.position())
             logger.info("Snapshotting solver state to binary proto file %s", path)
             write_solverstate(path, SolverState(self.iter, model, self.current_step, history, resume))
         except OSError as error:
             raise SolverError(f'solver "{self.source}": cannot write the snapshot "{model}": {error}') from error
         return model, path
-
-    def _all_nets(self) -> list[tuple[str, Net]]:
-        return [("", self.net), *((f"test net {i}: ", net) for i, net in enumerate(self.test_nets))]
 
     def restore(self, path: str | os.PathLike) -> None:
         """Go on from a solver state: weights and masks, history, iteration; data positions where the state has them.
@@ -118,11 +115,12 @@ class Snapshots:
 
     def _resume(self, resume: Any) -> None:
         self.seed = int(resume.seed)
-        for _, net in self._all_nets():
+        nets = (self.net, *self.test_nets)
+        for net in nets:
             net.reseed(self.seed)
         self.net.forward_count.array[0] = resume.forward_count
         self._losses.extend(resume.loss_window)
-        layers = {prefix + x.name: x for prefix, net in self._all_nets() for x in net._sources()}
+        layers = {(i, layer.name): layer for i, net in enumerate(nets) for layer in net._sources()}
         for source in resume.source:
-            if source.layer in layers:
-                layers[source.layer].seek(source.position)
+            if (source.net, source.layer) in layers:
+                layers[source.net, source.layer].seek(source.position)

@@ -58,23 +58,6 @@ static inline void col2im(const Shape& s, const real* col, real* x) {
     }
 }
 
-static void plain_forward(const Shape& s, const real* x, const real* w, const real* bias, int relu, real* y) {
-    real* col = scratch(SHARED_X, s.depth * s.pixels);
-    for (long i = 0; i < s.n; i++)
-        for (long g = 0; g < s.group; g++) {
-            im2col(s, s.image(x, i, g), col);
-            real* to = s.map(y, i, g);
-            gemm(s.fg, s.pixels, s.depth, 1, {s.filter(w, g), s.depth, 1}, {col, s.pixels, 1}, 0, to, s.pixels);
-            for (long k = 0; k < s.fg; k++) {
-                const real add = bias ? bias[g * s.fg + k] : 0;
-                for (long p = 0; p < s.pixels; p++) {
-                    const real v = to[k * s.pixels + p] + add;
-                    to[k * s.pixels + p] = relu && v < 0 ? 0 : v;
-                }
-            }
-        }
-}
-
 static void plain_data(const Shape& s, const real* dy, const real* w, real* dx) {
     real* col = scratch(SHARED_X, s.depth * s.pixels);
     for (long i = 0; i < s.n; i++)

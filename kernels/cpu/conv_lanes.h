@@ -9,6 +9,7 @@
 namespace core {
 
 constexpr long LANE_STEP = 64;     // pixels of one task
+constexpr long LANE_WINDOW = 64 * 1024;  // elements of input that a panel of weights passes over before the next one
 constexpr long LANE_CHUNK = 2048;  // elements that one task turns into lanes
 
 // For every pixel of the result the (tap, input pixel) pairs that it sums.
@@ -55,7 +56,7 @@ static inline const Reach& backward_reach(const Shape& s) {
 // One direction: `rows` channels per group come out of `depth` channels per group; weight (row, d, tap) lies at
 // row * row_stride + d * depth_stride + tap.
 struct LaneConv {
-    long images, groups, rows, depth, taps, in_pixels, out_pixels, row_stride, depth_stride, group_stride;
+    long images, groups, rows, depth, taps, kh, kw, in_pixels, out_pixels, row_stride, depth_stride, group_stride;
 };
 
 static void lane_conv(const LaneConv& v, const Reach& reach, const real* in, const real* w, const real* bias, int relu,
@@ -66,6 +67,7 @@ static void lane_conv(const LaneConv& v, const Reach& reach, const real* in, con
     const long steps = v.out_pixels <= 2 * VL ? 1 : ceil_div(v.out_pixels, LANE_STEP);
     const long step = round_up(ceil_div(v.out_pixels, steps), steps == 1 ? 1 : VL);
     const bool threads = double(v.images) * v.rows * v.groups * double(reach.runs.size()) * v.depth > PARALLEL_WORK;
+    const long block = most(4l, LANE_WINDOW / (v.depth * v.kh * NR) - v.kw);
     real* packed = scratch(SHARED_A, v.groups * v.rows * k);
     real* lanes = scratch(SHARED_X, batches * in_lanes);
     const LaneForm in_form{v.in_pixels, 1, v.depth};
@@ -98,15 +100,17 @@ static void lane_conv(const LaneConv& v, const Reach& reach, const real* in, con
             if (wide <= 0) continue;
             const real* from = lanes + b * in_lanes + g * v.depth * v.in_pixels * NR;
             real* tile = scratch(OWN_TILE, wide * v.rows * NR);
-            for (long i = 0; i < panels; i++) {
-                const long r0 = split(v.rows, panels, i), rows = split(v.rows, panels, i + 1) - r0;
-                const Micro run = micro_for(rows);
-                const real* a = packed + (g * v.rows + r0) * k;
-                Sink sink{tile + r0 * NR, NR};
-                sink.bias = bias ? bias + g * v.rows + r0 : nullptr, sink.relu = relu;
-                for (long p = p0; p < p1; p++, sink.c += v.rows * NR)
-                    run(reach.runs.data() + reach.start[p], reach.start[p + 1] - reach.start[p], v.depth, a, from, sink);
-            }
+            for (long q0 = p0; q0 < p1; q0 += block)
+                for (long i = 0; i < panels; i++) {
+                    const long r0 = split(v.rows, panels, i), rows = split(v.rows, panels, i + 1) - r0;
+                    const Micro run = micro_for(rows);
+                    const real* a = packed + (g * v.rows + r0) * k;
+                    Sink sink{tile + ((q0 - p0) * v.rows + r0) * NR, NR};
+                    sink.bias = bias ? bias + g * v.rows + r0 : nullptr, sink.relu = relu;
+                    for (long p = q0; p < least(p1, q0 + block); p++, sink.c += v.rows * NR)
+                        run(reach.runs.data() + reach.start[p], reach.start[p + 1] - reach.start[p], v.depth, a, from,
+                            sink);
+                }
             real* y = out + b * NR * out_image + g * v.rows * v.out_pixels;
             const LaneForm form{wide, 1, v.rows};
             if (steps == 1)
@@ -120,12 +124,12 @@ static void lane_conv(const LaneConv& v, const Reach& reach, const real* in, con
 }
 
 static void lanes_forward(const Shape& s, const real* x, const real* w, const real* bias, int relu, real* y) {
-    lane_conv({s.n, s.group, s.fg, s.cg, s.taps, s.h * s.w, s.pixels, s.depth, s.taps, s.fg * s.depth}, forward_reach(s), x, w, bias,
+    lane_conv({s.n, s.group, s.fg, s.cg, s.taps, s.kh, s.kw, s.h * s.w, s.pixels, s.depth, s.taps, s.fg * s.depth}, forward_reach(s), x, w, bias,
               relu, y);
 }
 
 static void lanes_data(const Shape& s, const real* dy, const real* w, real* dx) {
-    lane_conv({s.n, s.group, s.cg, s.fg, s.taps, s.pixels, s.h * s.w, s.taps, s.depth, s.fg * s.depth}, backward_reach(s), dy, w,
+    lane_conv({s.n, s.group, s.cg, s.fg, s.taps, s.kh, s.kw, s.pixels, s.h * s.w, s.taps, s.depth, s.fg * s.depth}, backward_reach(s), dy, w,
               nullptr, 0, dx);
 }
 

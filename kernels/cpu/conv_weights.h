@@ -146,7 +146,7 @@ static void near_weights(const Shape& s, long rows, const real* x, const real* d
                              xl + ch * x_channel * NR);
                 for (long f = 0; f < s.fg; f++) {
                     to_lanes({wide, 0, 1}, s.map(dy, b * NR, g) + f * s.pixels + y0 * s.ow, y_image, images, 0, wide,
-                             yl + f * y_channel * NR);
+                             yl + f * y_channel * NR, f + 1 < s.fg ? s.pixels * 2 : 2 * VL);
                     if (db) mine[weights + f] += lane_total(yl + f * y_channel * NR, wide);
                 }
                 grid.add(v, yl, xl, 0, grid.f_tiles, 0, grid.k_tiles, sums);
@@ -224,7 +224,12 @@ static void far_weights(const Shape& s, const real* x, const real* dy, real* dw,
 }
 
 static void lanes_weights(const Shape& s, const real* x, const real* dy, real* dw, real* db) {
-    const long rows = most(1l, least(s.oh, 2048 / (s.fg * s.ow)));
+    long rows = most(1l, least(s.oh, 4096 / (s.fg * s.ow)));
+    for (long fewer = rows; fewer > rows / 2; fewer--)  // whole vectors of pixels, if there are such
+        if (fewer * s.ow % VL == 0) {
+            rows = fewer;
+            break;
+        }
     const long in_rows = (rows - 1) * s.sh + (s.kh - 1) * s.dh + 1;
     const bool near = s.fg * s.depth <= 8192 && rows * s.ow >= 2 * VL && s.cg * in_rows * (s.w + 2 * s.pw) <= 2048 &&
                       rows < s.oh;

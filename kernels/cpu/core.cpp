@@ -1,4 +1,5 @@
 // GEMM and convolution for the CPU; C interface. Built once per instruction set, for float and (REAL_DOUBLE) double.
+#include "conv_panels.h"
 #include "conv_weights.h"
 
 using core::real;
@@ -23,8 +24,8 @@ void core_gemm_batched(long batch, int trans_a, int trans_b, long m, long n, lon
 
 void core_conv_forward(const conv2d* shape, const real* x, const real* w, const real* bias, int relu, real* y) {
     const core::Shape s(*shape);
-    if (core::lanes_pay(s)) return core::lanes_forward(s, x, w, bias, relu, y);
-    core::plain_forward(s, x, w, bias, relu, y);
+    if (core::lanes_pay(s) && s.cg > 4) return core::lanes_forward(s, x, w, bias, relu, y);
+    core::panels_forward(s, x, w, bias, relu, y);
 }
 
 void core_conv_backward_data(const conv2d* shape, const real* dy, const real* w, real* dx) {

@@ -6,11 +6,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from protocaffe.errors import BackendError, ParameterError, ProtocaffeError
+
+if TYPE_CHECKING:
+    from protocaffe.backends import Backend
+    from protocaffe.net import Net
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,18 +87,6 @@ def state_options(command: F) -> F:
     return level(stage(command))
 
 
-def use_device(cpu: bool, gpu: str | None) -> None:
-    """Choose the device for nets made from here on: the CPU unless a GPU is asked for, as Caffe's tools do."""
-    import protocaffe
-
-    wanted = wanted_gpu(cpu, gpu)
-    if wanted is None:
-        protocaffe.set_mode_cpu()
-    else:
-        protocaffe.set_device(wanted)
-        protocaffe.set_mode_gpu()
-
-
 def mask_options(command: F) -> F:
     """Add ``--mask-from-zeros`` and ``--drop-masks``."""
     drop = click.option("--drop-masks", is_flag=True, help="Forget the masks that are stored with the weights.")
@@ -102,18 +94,26 @@ def mask_options(command: F) -> F:
     return make(drop(command))
 
 
-def wanted_gpu(cpu: bool, gpu: str | None) -> int | None:
-    """The id that ``--gpu`` asks for, None without it; several at once are refused by name."""
-    if gpu is None:
-        return None
-    if cpu:
-        raise ParameterError("--cpu and --gpu exclude each other")
+def wanted_backend(cpu: bool, gpu: str | None, source: str = "--gpu") -> Backend:
+    """The device that ``--cpu`` and ``--gpu`` ask for; ``source`` names who asked for the GPU in errors.
+
+    Raises BackendError where there is no such GPU (never the CPU in its place), ParameterError for both flags at once.
+    """
+    from protocaffe.backends import get_backend
+
+    if gpu is None or cpu:
+        if gpu is not None:
+            raise ParameterError("--cpu and --gpu exclude each other")
+        return get_backend("cpu")
     if not gpu.isdigit():
-        raise BackendError(f'--gpu takes the id of one GPU, got "{gpu}": training on several is not available')
-    return int(gpu)
+        raise BackendError(f'{source} must be the id of one GPU, got "{gpu}": training on several is not available')
+    try:
+        return get_backend("cuda")
+    except BackendError as error:
+        raise BackendError(f"{source} {gpu}: {error}") from error
 
 
-def apply_masks(net: Any, mask_from_zeros: bool, drop_masks: bool) -> None:
+def apply_masks(net: Net, mask_from_zeros: bool, drop_masks: bool) -> None:
     """Do what the two mask options ask for, after the weights were loaded."""
     if mask_from_zeros and drop_masks:
         raise ParameterError("--mask-from-zeros and --drop-masks exclude each other")

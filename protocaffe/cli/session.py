@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protocaffe.cli.common import apply_masks, wanted_gpu
+from protocaffe.cli.common import apply_masks, wanted_backend
 from protocaffe.errors import ParameterError
 
 if TYPE_CHECKING:
+    from protocaffe.backends import Backend
     from protocaffe.net import Net
     from protocaffe.solver import Solver
 
@@ -23,13 +24,21 @@ def split(names: str | None) -> list[str]:
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
-def open_net(model: str, phase: str, weights: str | None = None, level: int = 0, stage: str = "") -> Net:
+def open_net(
+    model: str,
+    phase: str,
+    weights: str | None = None,
+    level: int = 0,
+    stage: str = "",
+    cpu: bool = False,
+    gpu: str | None = None,
+) -> Net:
     """A net from a prototxt, with weights from files separated by commas."""
-    import protocaffe
+    from protocaffe import TEST, TRAIN
     from protocaffe.net import Net
 
-    value = protocaffe.TRAIN if phase.upper() == "TRAIN" else protocaffe.TEST
-    net = Net(model, value, level=level, stages=split(stage))
+    value = TRAIN if phase.upper() == "TRAIN" else TEST
+    net = Net(model, value, level=level, stages=split(stage), backend=wanted_backend(cpu, gpu))
     for path in split(weights):
         net.copy_from(path)
     return net
@@ -55,14 +64,9 @@ class Job:
 
 def solver_parameter(job: Job) -> Any:
     """The solver file, with what the command line changes in it."""
-    from protocaffe.io import read_solver, schema
+    from protocaffe.io import read_solver
 
     parameter = read_solver(job.solver)
-    gpu = wanted_gpu(job.cpu, job.gpu)
-    if gpu is not None:
-        parameter.solver_mode, parameter.device_id = schema.SolverParameter.GPU, gpu
-    elif job.cpu:
-        parameter.solver_mode = schema.SolverParameter.CPU
     if job.iterations is not None:
         parameter.max_iter = job.iterations
     if job.base_lr is not None:
@@ -80,13 +84,22 @@ def solver_parameter(job: Job) -> Any:
     return parameter
 
 
+def solver_backend(job: Job, parameter: Any) -> Backend:
+    """The device: what the command line says, else a ``solver_mode`` that stands in the file, else the CPU."""
+    in_file = parameter.HasField("solver_mode") and parameter.solver_mode == parameter.GPU
+    if in_file and not job.cpu and job.gpu is None:
+        return wanted_backend(False, str(parameter.device_id), f"{job.solver}: solver_mode: GPU, device_id")
+    return wanted_backend(job.cpu, job.gpu)
+
+
 def open_solver(job: Job) -> Solver:
     """A solver with its weights or snapshot loaded and its masks as asked for."""
     from protocaffe.solver import get_solver
 
     if job.snapshot and job.weights:
         raise ParameterError("--snapshot and --weights exclude each other: a snapshot brings its weights along")
-    solver = get_solver(solver_parameter(job))
+    parameter = solver_parameter(job)
+    solver = get_solver(parameter, backend=solver_backend(job, parameter))
     solver.source = job.solver
     for path in split(job.weights):
         solver.net.copy_from(path)

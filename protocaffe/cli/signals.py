@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def signals(solver: Any, sigint: str = "stop", sighup: str = "snapshot") -> Iterator[None]:
-    """While inside, signals are noted, and the solver asks for them after each iteration and test batch.
+    """While inside, signals are noted; the solver asks for them after each iteration and test batch.
 
     ``sigint``, ``sighup``: "stop", "snapshot" or "none" (the signal is ignored). SIGHUP comes first when both are there.
     """

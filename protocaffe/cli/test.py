@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options, use_device
+from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options
 from protocaffe.cli.glog import log_lines
 from protocaffe.solver import number
 
@@ -86,9 +86,8 @@ def command(
     from protocaffe.cli.common import apply_masks
     from protocaffe.cli.session import open_net
 
-    use_device(cpu, gpu)
     with log_lines():
-        net = open_net(model, "TEST", weights, level, stage)
+        net = open_net(model, "TEST", weights, level, stage, cpu, gpu)
         apply_masks(net, mask_from_zeros, drop_masks)
         means = run(net, iterations)
     for name, value in means.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, device_options, state_options, use_device
+from protocaffe.cli.common import CaffeCommand, device_options, state_options
 from protocaffe.cli.glog import log_lines
 from protocaffe.solver import number
 
@@ -43,9 +44,9 @@ def measure(net: Net, iterations: int) -> Times:
     names = list(net._layer_names)
     forward = milliseconds(net.forward, iterations)
     backward = milliseconds(net.backward, iterations)
-    per_layer = {name: milliseconds(lambda n=name: net.forward(start=n, end=n), iterations) for name in names}
+    per_layer = {name: milliseconds(partial(net.forward, start=name, end=name), iterations) for name in names}
     net.forward()
-    back = {name: milliseconds(lambda n=name: net.backward(start=n, end=n), iterations) for name in reversed(names)}
+    back = {name: milliseconds(partial(net.backward, start=name, end=name), iterations) for name in reversed(names)}
     return Times(per_layer, {name: back[name] for name in names}, forward, backward)
 
 
@@ -63,9 +64,8 @@ def command(
     from protocaffe.cli.common import stdout_table
     from protocaffe.cli.session import open_net
 
-    use_device(cpu, gpu)
     with log_lines():
-        net = open_net(model, phase, weights, level, stage)
+        net = open_net(model, phase, weights, level, stage, cpu, gpu)
         log.info("*** Benchmark begins ***")
         log.info("Testing for %d iterations.", iterations)
         times = measure(net, iterations)

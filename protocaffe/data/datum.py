@@ -115,16 +115,9 @@ def _varint(value: int) -> bytes:
 
 def encode_datum(item: np.ndarray, label: int | None = None) -> bytes:
     """Return the message for an item of shape (C, H, W): bytes for uint8, floats for anything else."""
-    from ..io import schema
+    from ..io.binaryproto import array_to_datum
 
-    datum = schema.Datum(channels=item.shape[0], height=item.shape[1], width=item.shape[2])
-    if item.dtype == np.uint8:
-        datum.data = item.tobytes()
-    else:
-        datum.float_data.extend(item.astype(np.float32).ravel().tolist())
-    if label is not None:
-        datum.label = int(label)
-    return datum.SerializeToString()
+    return array_to_datum(item, label).SerializeToString()
 
 
 def _extents(shape: tuple[int, ...]) -> str:

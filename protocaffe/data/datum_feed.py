@@ -50,6 +50,11 @@ class DatumFeed:
             self.shapes.append((self.batch_size,))
         self.rekey(seed)
 
+    @property
+    def settled(self) -> bool:
+        """True when all items are in memory."""
+        return self.source.cached
+
     def rekey(self, seed: int) -> None:
         """Draw from ``seed`` from now on."""
         data, name = self._param.data_param, self._param.name

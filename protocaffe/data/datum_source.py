@@ -40,7 +40,7 @@ class DatumSource:
         payload = self._reader.read(0)
         first, _ = self._decode(0, payload)
         self._layout = RawLayout.of(payload) if first.dtype == np.uint8 and labels else None
-        self.shape: tuple[int, int, int] = first.shape  # type: ignore[assignment]
+        self.shape: tuple[int, int, int] = first.shape
         self.dtype = first.dtype
         if labels:
             self._check_labels()

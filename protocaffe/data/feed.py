@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import numpy as np
-
 from ..layer import Layer
-from .prefetch import Prefetcher
+from .prefetch import Prefetcher, Producer
 
 if TYPE_CHECKING:
     from ..blob import Blob
 
 
-class Feed(Protocol):
+class Feed(Producer, Protocol):
     """Batches as a pure function of seed and position; positions count items."""
 
     #: items in a batch
@@ -24,9 +22,6 @@ class Feed(Protocol):
 
     def rekey(self, seed: int) -> None:
         """Draw from ``seed`` from now on."""
-
-    def produce(self, position: int, arrays: Sequence[np.ndarray]) -> None:
-        """Write the batch that begins at ``position`` into ``arrays``."""
 
 
 class BatchLayer(Layer):
@@ -43,7 +38,7 @@ class BatchLayer(Layer):
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         with self.context():
             self.feed, depth = self.open([str(name) for name in self.param.top])
-        self._prefetcher = Prefetcher(self.feed.produce, self.feed.shapes, self.feed.batch_size, depth)
+        self._prefetcher = Prefetcher(self.feed, self.feed.shapes, self.feed.batch_size, depth)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, shape in zip(top, self.feed.shapes, strict=True):
@@ -52,13 +47,9 @@ class BatchLayer(Layer):
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         tops = list(top)
 
-        def copy(arrays: Sequence[np.ndarray]) -> None:
-            for blob, array in zip(tops, arrays, strict=True):
-                np.copyto(blob.data, array, casting="same_kind")
-
         def load() -> None:
             with self.context():
-                self._prefetcher.take(copy)
+                self._prefetcher.take([blob.data for blob in tops])
 
         self.ops.host(load, reads=(), writes=tops, name="load")
 

@@ -125,18 +125,18 @@ def from_mirror(data_set: DataSet, url: str, answer: str, report: Progress) -> d
     """Return the files below ``url``; ``answer`` is why the host does not answer, or empty."""
     if answer:
         raise SourceFailed(answer)
-    contents = {}
-    for file in data_set.files:
-        name = file.stem + ".gz"
-        try:
-            packed = download(
-                url + name, file.size + PACKING_MARGIN, lambda done, total, name=name: report(name, done, total)
-            )
-        except (OSError, ValueError) as error:
-            raise SourceFailed(f"{name}: {getattr(error, 'reason', None) or error}") from error
-        _check_packed(file, packed)
-        contents[file.stem] = unpack(file, packed)
-    return contents
+    return {file.stem: _from_url(file, url + file.stem + ".gz", report) for file in data_set.files}
+
+
+def _from_url(file: IdxFile, url: str, report: Progress) -> bytes:
+    name = file.stem + ".gz"
+    try:
+        packed = download(url, file.size + PACKING_MARGIN, lambda done, total: report(name, done, total))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None)  # of a URLError: the exception behind it
+        raise SourceFailed(f"{name}: {reason if isinstance(reason, Exception) else error}") from error
+    _check_packed(file, packed)
+    return unpack(file, packed)
 
 
 def _check_packed(file: IdxFile, packed: bytes) -> None:
@@ -193,7 +193,7 @@ def from_debian(data_set: DataSet, report: Progress) -> dict[str, bytes]:
         else:
             from .deb import extract
 
-            output = extract(packages[0], data_set.debian_folder, unpacked, data_set.files[0].size)
+            output = extract(packages[0], data_set.debian_folder, unpacked, data_set.files[0].size + PACKING_MARGIN)
         folder = unpacked / data_set.debian_folder
         if not folder.is_dir():
             raise SourceFailed(f"{packages[0].name} has no {data_set.debian_folder}: {_last_words(output)}")

@@ -48,6 +48,11 @@ class Hdf5Source:
         self._loaded: dict[int, list[np.ndarray]] = {}
         self.rekey(seed)
 
+    @property
+    def settled(self) -> bool:
+        """True when all files are in memory."""
+        return len(self._loaded) == len(self.files)
+
     def rekey(self, seed: int) -> None:
         """Draw from ``seed`` from now on."""
         self._plan = _Plan(self._rows, self.shuffle, seed, self._key_names)
@@ -149,7 +154,7 @@ def _read_list(path: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
-def _open_file(path: Path):  # type: ignore[no-untyped-def]
+def _open_file(path: Path):
     import h5py
 
     if not path.is_file():

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import DataError
 
-Produce = Callable[[int, Sequence[np.ndarray]], None]
-"""``produce(position, arrays)`` writes the batch that begins at ``position`` into ``arrays``."""
-
 WATCH_SECONDS = 1.0
 JOIN_SECONDS = 5.0
+CHEAP_SECONDS = 0.5e-3
+CHEAP_BATCHES = 8
+
+
+class Producer(Protocol):
+    """What the thread calls, and nothing but what it calls; never by two threads at once."""
+
+    def produce(self, position: int, arrays: Sequence[np.ndarray]) -> None:
+        """Write the batch that begins at ``position`` into ``arrays``."""
+
+    @property
+    def settled(self) -> bool:
+        """True when batches will cost no more than they do now (all data is in memory)."""
 
 
 class _State:
     """What the thread and its owner share. The thread holds no reference to the owner, so that one may be collected."""
 
-    def __init__(self, produce: Produce, slots: list[list[np.ndarray]], step: int) -> None:
-        self.produce = produce
+    def __init__(self, producer: Producer, slots: list[list[np.ndarray]], step: int) -> None:
+        self.producer = producer
         self.step = step
         self.change = threading.Condition()
         self.free = deque(slots)
@@ -32,11 +44,17 @@ class _State:
         self.next_position = 0
         self.error: BaseException | None = None
         self.stop = False
+        self.inline = False
 
 
 def _work(state: _State) -> None:
+    cheap = 0  # batches in a row that cost less than handing them over
     while True:
         with state.change:
+            if cheap >= CHEAP_BATCHES and not state.error:
+                state.inline = True
+                state.change.notify_all()
+                return
             if not state.free or state.error:
                 # Woken only when the queue has run low: fewer switches of threads for the same batches.
                 state.change.wait_for(
@@ -47,10 +65,13 @@ def _work(state: _State) -> None:
             slot, generation, position = state.free.popleft(), state.generation, state.next_position
             state.next_position += state.step
         error: BaseException | None = None
+        start = time.thread_time()
         try:
-            state.produce(position, slot)
+            state.producer.produce(position, slot)
         except BaseException as raised:
             error = raised
+        cost = time.thread_time() - start
+        cheap = cheap + 1 if state.producer.settled and cost < CHEAP_SECONDS else 0
         with state.change:
             if error is None and generation == state.generation:
                 state.ready.append(slot)
@@ -71,49 +92,69 @@ def _end(state: _State, threads: list[threading.Thread]) -> None:
 
 
 class Prefetcher:
-    """Batches from ``produce`` in order of position, ``depth`` of them prepared ahead by a daemon thread.
+    """Batches of ``producer`` in order of position, ``depth`` of them prepared ahead by a daemon thread.
 
-    ``depth`` 0 prepares each batch when it is taken, without a thread. An error while preparing is raised by `take`, as
-    DataError, when the batch it belongs to is due. The thread starts with the first `take` and ends with `close`, when
-    the prefetcher is collected, or at the interpreter's exit.
+    An error while preparing is raised by `take`, as DataError, when the batch it belongs to is due. The thread starts
+    with the first `take` and ends with `close`, when the prefetcher is collected, or at the interpreter's exit.
+
+    With ``depth`` 0 each batch is prepared when it is taken, without a thread. The same comes about once the producer
+    has settled and a batch costs less than CHEAP_SECONDS: handing it from thread to thread would cost more.
 
     Parameters
     ----------
-    produce : writes one batch
+    producer : writes the batches
     shapes : shapes of the arrays of a batch (float32)
     step : positions a batch takes
     """
 
-    def __init__(self, produce: Produce, shapes: Sequence[tuple[int, ...]], step: int, depth: int = 4) -> None:
+    def __init__(self, producer: Producer, shapes: Sequence[tuple[int, ...]], step: int, depth: int = 4) -> None:
         slots = [[np.zeros(shape, np.float32) for shape in shapes] for _ in range(depth + 1)]
         self.position = 0
-        self._depth = depth
-        self._state = _State(produce, slots, step)
+        self._state = _State(producer, slots, step)
+        self._state.inline = depth == 0
         self._threads: list[threading.Thread] = []
         self._finalizer = weakref.finalize(self, _end, self._state, self._threads)
 
-    def take(self, consume: Callable[[Sequence[np.ndarray]], None]) -> None:
-        """Call ``consume`` with the next batch, whose arrays are good during that call only."""
-        slot = self._next_inline() if self._depth == 0 else self._next_ready()
-        self.position += self._state.step
-        try:
-            consume(slot)
-        finally:
-            if self._depth:
-                with self._state.change:
-                    self._state.free.append(slot)
-                    if len(self._state.ready) <= self._state.low:
-                        self._state.change.notify_all()
+    @property
+    def inline(self) -> bool:
+        """True when batches are prepared by whoever takes them."""
+        return self._state.inline and not self._state.ready
 
-    def _next_inline(self) -> list[np.ndarray]:
-        slot = self._state.free[0]
+    def take(self, targets: Sequence[np.ndarray]) -> None:
+        """Write the next batch into ``targets``, arrays of its shapes."""
+        state = self._state
+        if self.inline:
+            self._take_inline(targets)
+            return
+        slot = self._next_ready()
+        if slot is None:
+            self._take_inline(targets)
+            return
+        self.position += state.step
         try:
-            self._state.produce(self.position, slot)
+            _copy(slot, targets)
+        finally:
+            with state.change:
+                state.free.append(slot)
+                if len(state.ready) <= state.low:
+                    state.change.notify_all()
+
+    def _take_inline(self, targets: Sequence[np.ndarray]) -> None:
+        state = self._state
+        if state.stop:
+            raise DataError("the data source was closed")
+        direct = all(target.dtype == np.float32 for target in targets)
+        arrays = targets if direct else state.free[0]
+        try:
+            state.producer.produce(self.position, arrays)
         except Exception as error:
             raise _as_data_error(error) from error
-        return slot
+        self.position += state.step
+        if not direct:
+            _copy(arrays, targets)
 
-    def _next_ready(self) -> list[np.ndarray]:
+    def _next_ready(self) -> list[np.ndarray] | None:
+        """The next batch of the thread, or None when there will be no more of them."""
         state = self._state
         if not self._threads:
             self._start()
@@ -122,8 +163,10 @@ class Prefetcher:
                 if state.error is not None:
                     raise _as_data_error(state.error) from state.error
                 if state.stop:
-                    raise DataError("the prefetching thread was closed")
-                if not state.change.wait(WATCH_SECONDS) and not self._threads[0].is_alive():
+                    raise DataError("the data source was closed")
+                if state.inline:
+                    return None
+                if not state.change.wait(WATCH_SECONDS) and not self._threads[0].is_alive() and not state.inline:
                     raise DataError("the prefetching thread is gone (it does not survive a fork of the process)")
             return state.ready.popleft()
 
@@ -146,6 +189,11 @@ class Prefetcher:
     def close(self) -> None:
         """End the thread."""
         self._finalizer()
+
+
+def _copy(arrays: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> None:
+    for array, target in zip(arrays, targets, strict=True):
+        np.copyto(target, array, casting="same_kind")
 
 
 def _as_data_error(error: BaseException) -> DataError:

@@ -108,4 +108,4 @@ class Transformer:
         if not self.random_crop:
             return spare[0] // 2, spare[1] // 2
         assert random is not None
-        return tuple((random[:, axis] % np.uint64(spare[axis] + 1)).astype(np.intp) for axis in (0, 1))  # type: ignore[return-value]
+        return tuple((random[:, axis] % np.uint64(spare[axis] + 1)).astype(np.intp) for axis in (0, 1))

@@ -1,5 +1,4 @@
-"""Single blobs in files (.binaryproto: mean images, info-gain matrices), and pycaffe's conversions of blobs and
-datums."""
+"""Single blobs in files (.binaryproto: mean images, info-gain matrices), and pycaffe's conversions."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class LayerWeights:
     diffs: list[np.ndarray | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.masks = list(self.masks) or [None] * len(self.blobs)
-        self.diffs = list(self.diffs) or [None] * len(self.blobs)
+        self.masks = [*self.masks, *[None] * (len(self.blobs) - len(self.masks))]
+        self.diffs = [*self.diffs, *[None] * (len(self.blobs) - len(self.diffs))]
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> list[LayerWeights]:
@@ -114,8 +114,11 @@ def write_caffemodel(
 
 
 def read_structure(path: str | os.PathLike[str]) -> Any:
-    """The net of a .caffemodel without its weights, upgraded to today's form (NetParameter); unknown fields are
-    kept.""" from google.protobuf.message import DecodeError
+    """The net of a .caffemodel without its weights, upgraded to today's form (NetParameter).
+
+    Unknown fields are kept.
+    """
+    from google.protobuf.message import DecodeError
 
     from ..passes.upgrade import upgrade_net
 

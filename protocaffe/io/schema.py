@@ -162,9 +162,9 @@ def add_layer_parameter(name: str, fields: Mapping[str, tuple[str, Any]], number
     Parameters
     ----------
     name : the field's name, lower case; ``my_param`` makes the message ``MyParameter``
-    fields : name -> (type, default or None). A type is a scalar (float, int32, uint32, int64, uint64, double, bool, string,
-        bytes), a message of the schema (FillerParameter, BlobShape ...) or ``enum A B C``, each also after ``repeated``.
-        Fields are numbered 1, 2, 3 ... in their order: append new ones at the end.
+    fields : name -> (type, default or None). A type is a scalar (float, int32, uint32, int64, uint64, double, bool,
+        string, bytes), a message of the schema (FillerParameter, BlobShape ...) or ``enum A B C``, each also after
+        ``repeated``. Fields are numbered 1, 2, 3 ... in their order: append new ones at the end.
     number : the field's number in binary files; by default derived from the name, the same everywhere
 
     Returns

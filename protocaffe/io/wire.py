@@ -197,13 +197,13 @@ def read_blob(buf: Any, begin: int, stop: int) -> Blob:
     for array, what in ((data, "values"), (diff, "gradients")):
         if array is not None and array.size != count:
             raise WireError(f"has a blob of shape {tuple(dims)} with {array.size} {what}, expected {count}")
-    mask = None
+    mask: np.ndarray | None = None
     if masked is not None:
         a, b = masked
         if b - a != (count + 7) // 8:
             raise WireError(f"has a mask of {b - a} bytes for a blob of {count} values, expected {(count + 7) // 8}")
-        mask = np.unpackbits(np.frombuffer(buf, np.uint8, b - a, a), count=count, bitorder="little").astype(bool)
-        mask = mask.reshape(dims)
+        bits = np.unpackbits(np.frombuffer(buf, np.uint8, b - a, a), count=count, bitorder="little")
+        mask = bits.view(bool).reshape(dims)
     return Blob(data.reshape(dims), None if diff is None else diff.reshape(dims), mask)
 
 
