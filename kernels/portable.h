@@ -148,8 +148,9 @@ DEVICE real row_max(long n, F f) {
 #endif
 
 // ----------------------------------------------------------------------------------------------------------- arithmetic
-DEVICE real max_of(real a, real b) { return a > b ? a : b; }
-DEVICE real min_of(real a, real b) { return a < b ? a : b; }
+// A NaN in the first argument stays.
+DEVICE real max_of(real a, real b) { return a < b ? b : a; }
+DEVICE real min_of(real a, real b) { return a > b ? b : a; }
 
 #if ON_GPU
 DEVICE float exp_of(float x) { return expf(x); }

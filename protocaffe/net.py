@@ -17,7 +17,7 @@ from .blob import Blob
 from .errors import NetError, ShapeError, did_you_mean
 from .layer import TEST, TRAIN, Layer, create_layer
 from .memory import Slot
-from .params import Parameters
+from .parameters import Parameters
 from .plan import Plan, Recorder
 from .weights import WeightFiles
 from .wiring import Wire, backward_needs, force_backward, forward_needs

@@ -176,7 +176,7 @@ static void far_weights(const Shape& s, const real* x, const real* dy, real* dw,
     const long x_chunks = ceil_div(x_image, LANE_CHUNK), y_chunks = ceil_div(y_image, LANE_CHUNK);
     const WeightGrid grid(s, xf.channel, wp);
     const long k_parts = least(grid.k_tiles, most(1l, ceil_div(32, grid.f_tiles * s.group)));
-    const long step = most(1l, 64 / s.ow);
+    const long step = most(1l, 128 / s.ow);
     const bool threads = double(s.n) * s.f * s.pixels * s.depth > PARALLEL_WORK;
     real* xl = scratch(SHARED_X, batches * x_lanes);
     real* yl = scratch(SHARED_Y, batches * y_lanes);

@@ -31,9 +31,9 @@ static void pack_across(const real* from, long stride, long rows, long k, long w
             if (i + VL <= width) {
 #pragma GCC unroll 16
                 for (int q = 0; q < VL; q++) store(to + q * width + i, r[q]);
-            } else {  // a vector is wider than the panel: what it writes too far, the next row puts right
+            } else {  // a vector is wider than the panel: what it writes too far, the next rows put right
                 for (long q = 0; q < VL; q++)
-                    if (i == 0 && p + q + 1 < k)
+                    if (i == 0 && (k - p - q) * width >= VL)
                         store(to + q * width + i, r[q]);
                     else
                         std::memcpy(to + q * width + i, &r[q], size_t(width - i) * sizeof(real));

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from protocaffe import __version__
 from protocaffe.errors import did_you_mean
 
 COMMANDS = ("train", "test", "time", "prune", "finetune", "summary", "data", "demo")
@@ -34,7 +35,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="protocaffe", message="protocaffe %(version)s")
+@click.version_option(__version__, message="protocaffe %(version)s")
 def group() -> None:
     """Train, test, prune and fine-tune Caffe models.
 

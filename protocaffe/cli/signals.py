@@ -12,7 +12,7 @@ from typing import Any
 def signals(solver: Any, sigint: str = "stop", sighup: str = "snapshot") -> Iterator[None]:
     """While inside, signals are noted; the solver asks for them after each iteration and test batch.
 
-    ``sigint``, ``sighup``: "stop", "snapshot" or "none" (the signal is ignored). SIGHUP comes first when both are there.
+    ``sigint``, ``sighup``: "stop", "snapshot" or "none" (nothing). SIGHUP comes first when both are there.
     """
     effects = {signal.SIGHUP: sighup, signal.SIGINT: sigint}
     came: set[int] = set()

@@ -105,7 +105,7 @@ class Pooling(Layer):
             return
         if self.tiled:
             oh, ow = self.shape["oh"], self.shape["ow"]
-            self.ops.launch("pooling_max2_forward", self.planes * oh, ow, oh, x, y, self.index, work=count)
+            self.ops.launch_rows("pooling_max2_forward", self.planes, oh, ow, x, y, self.index)
         else:
             self.ops.launch("pooling_max_forward", self.planes, self.shape, x, y, self.index, work=count)
         if len(top) == 2:
@@ -119,6 +119,6 @@ class Pooling(Layer):
             self.ops.launch("pooling_ave_backward", self.planes, self.shape, dy, dx, work=count)
         elif self.tiled:
             oh, ow = self.shape["oh"], self.shape["ow"]
-            self.ops.launch("pooling_max2_backward", self.planes * oh, ow, oh, dy, self.index, dx, work=count)
+            self.ops.launch_rows("pooling_max2_backward", self.planes, oh, ow, dy, self.index, dx)
         else:
             self.ops.launch("pooling_max_backward", self.planes, self.shape, dy, self.index, dx, work=count)

@@ -52,6 +52,25 @@ def lenet(tmp_path, monkeypatch, sample) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, sample) -> Path:
+    """Weights of LeNet after ten iterations."""
+    from protocaffe import get_solver
+    from protocaffe.io import parse_solver, read_net
+
+    net = read_net(resource_path("models") / "lenet" / "train_val.prototxt")
+    for layer in net.layer:
+        layer.data_param.source = str(sample / Path(layer.data_param.source).name)
+    solver = parse_solver('base_lr: 0.02 momentum: 0.9 lr_policy: "fixed" random_seed: 7 snapshot_after_train: false')
+    solver.net_param.CopyFrom(net)
+    path = tmp_path_factory.mktemp("trained") / "lenet.caffemodel"
+    run = get_solver(solver)
+    run.step(10)
+    run.net.save(path)
+    run.close()
+    return path
+
+
 def write_solver(path: Path, **changes: object) -> Path:
     """A solver file for LeNet; ``None`` leaves a line out, a string is quoted."""
     settings: dict[str, object] = {
@@ -59,7 +78,12 @@ def write_solver(path: Path, **changes: object) -> Path:
         "weight_decay": 0.0005, "lr_policy": "fixed", "max_iter": 10, "display": 5, "random_seed": 7,
     } | changes  # fmt: skip
     lines = [
-        f"{name}: " + (f'"{value}"' if isinstance(value, str) and not value.isupper() else str(value))
+        f"{name}: "
+        + (
+            f'"{value}"'
+            if isinstance(value, str) and not (value.isupper() or value in ("true", "false"))
+            else str(value)
+        )
         for name, value in settings.items()
         if value is not None
     ]

@@ -63,10 +63,9 @@ def test_a_run_in_two_parts_is_the_run_in_one(cli, lenet):
     assert equal(whole, weights("s_iter_10.caffemodel"))
 
 
-def test_training_starts_from_weights(cli, lenet):
-    cli("train", "--solver", "s.prototxt")
-    start = weights("s_iter_10.caffemodel")
-    result = cli("train", "--solver", "s.prototxt", "--weights", "s_iter_10.caffemodel", "--iterations", 0)
+def test_training_starts_from_weights(cli, lenet, trained):
+    start = weights(trained)
+    result = cli("train", "--solver", "s.prototxt", "--weights", trained, "--iterations", 0)
     assert result.code == 0
     assert equal(start, weights("s_iter_0.caffemodel"))
 
@@ -77,11 +76,10 @@ def test_snapshot_and_weights_exclude_each_other(cli, lenet):
     assert "--snapshot and --weights exclude each other" in result.err
 
 
-def test_test_averages_the_outputs(cli, lenet):
-    cli("train", "--solver", "s.prototxt")
-    result = cli("test", "-model", MODEL, "-weights", "s_iter_10.caffemodel", "-iterations=3")
+def test_test_averages_the_outputs(cli, lenet, trained):
+    result = cli("test", "-model", MODEL, "-weights", trained, "-iterations=3")
     assert result.code == 0
-    net = protocaffe.Net(MODEL, protocaffe.TEST, weights="s_iter_10.caffemodel")
+    net = protocaffe.Net(MODEL, protocaffe.TEST, weights=str(trained))
     outputs = [{name: float(value) for name, value in net.forward().items()} for _ in range(3)]
     net.close()
     accuracy = np.mean([o["accuracy"] for o in outputs])
@@ -92,9 +90,8 @@ def test_test_averages_the_outputs(cli, lenet):
     assert any(line.startswith("Loss: ") for line in text)
 
 
-def test_prune_and_finetune_keep_the_zeros(cli, lenet):
-    cli("train", "--solver", "s.prototxt")
-    pruned = cli("prune", "--model", MODEL, "--weights", "s_iter_10.caffemodel", "--sparsity", 0.9, "--output", "p.caffemodel")
+def test_prune_and_finetune_keep_the_zeros(cli, lenet, trained):
+    pruned = cli("prune", "--model", MODEL, "--weights", trained, "--sparsity", 0.9, "--output", "p.caffemodel")
     assert pruned.code == 0, pruned.err
     assert "sparsity 90.00%: 387,450 zeros of 430,500 prunable weights" in pruned.out
     tuned = cli("finetune", "--solver", "s.prototxt", "--weights", "p.caffemodel", "--base-lr", 0.01, "--iterations", 6,
@@ -109,16 +106,14 @@ def test_prune_and_finetune_keep_the_zeros(cli, lenet):
         assert (after[key] != before[key]).any()
 
 
-def test_finetune_says_that_the_rate_comes_from_the_solver_file(cli, lenet):
-    cli("train", "--solver", "s.prototxt")
-    out = cli("finetune", "--solver", "s.prototxt", "--weights", "s_iter_10.caffemodel", "--iterations", 1).out
+def test_finetune_says_that_the_rate_comes_from_the_solver_file(cli, lenet, trained):
+    out = cli("finetune", "--solver", "s.prototxt", "--weights", trained, "--iterations", 1).out
     assert "starts at learning rate 0.02 (base_lr of s.prototxt; policy fixed over 1 iterations)" in out
-    assert "s_iter_10.caffemodel has no masks: every weight trains" in out
+    assert f"{trained} has no masks: every weight trains" in out
 
 
-def test_zeros_without_masks_are_named_kept_on_request_and_masks_dropped_on_request(cli, lenet):
-    cli("train", "--solver", "s.prototxt")
-    net = protocaffe.Net(MODEL, protocaffe.TEST, weights="s_iter_10.caffemodel")
+def test_zeros_without_masks_are_named_kept_on_request_and_masks_dropped_on_request(cli, lenet, trained):
+    net = protocaffe.Net(MODEL, protocaffe.TEST, weights=str(trained))
     net.params["ip1"][0].data[:, 100:] = 0
     net.save("zeros.caffemodel")
     net.close()
@@ -135,13 +130,12 @@ def test_zeros_without_masks_are_named_kept_on_request_and_masks_dropped_on_requ
     assert weights("free.caffemodel")[("ip1", 0)][:, 100:].any()
 
 
-def test_finetune_stops_at_nan_and_names_the_first_bad_layer(cli, lenet):
-    cli("train", "--solver", "s.prototxt")
-    result = cli("finetune", "--solver", "s.prototxt", "--weights", "s_iter_10.caffemodel", "--base-lr", 1e30)
+def test_finetune_stops_at_nan_and_names_the_first_bad_layer(cli, lenet, trained):
+    result = cli("finetune", "--solver", "s.prototxt", "--weights", trained, "--base-lr", 1e30)
     assert result.code == 1
     last = result.err.splitlines()[-1]
     assert last.startswith("error: ")
-    assert 'layer "conv1" (Convolution)' in last
+    assert 'first bad: layer "conv2" (Convolution)' in last
     assert "Traceback" not in result.err
 
 

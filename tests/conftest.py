@@ -1,0 +1,28 @@
+"""What all tests share: Hypothesis draws the same examples each time and writes nothing into the source tree."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from protocaffe.backends import get_backend
+
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "protocaffe-hypothesis")
+settings.register_profile("protocaffe", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.load_profile("protocaffe")
+
+
+@pytest.fixture(scope="session")
+def cpu():
+    """The CPU in float32."""
+    return get_backend("cpu")
+
+
+@pytest.fixture(scope="session")
+def cpu64():
+    """The CPU's check build, in float64."""
+    return get_backend("cpu", "float64")
