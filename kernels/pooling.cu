@@ -9,7 +9,8 @@ struct pool2d {
 DEVICE int first_window(int at, int kernel, int stride) { return at < kernel ? 0 : (at - kernel) / stride + 1; }
 DEVICE int end_window(int at, int stride, int windows) { return at / stride + 1 < windows ? at / stride + 1 : windows; }
 
-// y = max of the window, index = its place in the plane; of equal values the first wins
+// y = max of the window, index = its place in the plane; of equal values the first wins, and NaN beats numbers, so that
+// it reaches the loss
 KERNEL pooling_max_forward(long planes, pool2d shape, const store* x, store* y, int* index) {
   SHAPE(pool2d, s, shape);
   FOR_EACH_2D(r, planes * s.oh, ox, s.ow) {
@@ -21,14 +22,16 @@ KERNEL pooling_max_forward(long planes, pool2d shape, const store* x, store* y, 
     const bool empty = ya >= yb || xa >= xb;  // a stride larger than the kernel can leave the plane
     int best = empty ? -1 : ya * s.w + xa;
     real top = empty ? real(0) : real(plane[best]);
+    int nan = -1;  // kept apart: a maximum that prefers NaN takes three times as long
     for (int iy = ya; iy < yb; ++iy)
       for (int ix = xa; ix < xb; ++ix) {
         const real v = plane[iy * s.w + ix];
         best = v > top ? iy * s.w + ix : best;
         top = v > top ? v : top;
+        nan = v != v ? iy * s.w + ix : nan;
       }
-    y[r * s.ow + ox] = top;
-    index[r * s.ow + ox] = best;
+    y[r * s.ow + ox] = nan < 0 ? top : real(plane[nan]);
+    index[r * s.ow + ox] = nan < 0 ? best : nan;
   }
 }
 
@@ -54,8 +57,10 @@ KERNEL pooling_max_backward(long planes, pool2d shape, const store* dy, const in
 // the general kernel). Of equal values the first in row order wins, as in the general kernel.
 #define STRIP 2048
 
+DEVICE bool beats(real v, real top) { return v > top || v != v; }
+
 DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
-  const bool second = b > a || (b == a && ib < ia);
+  const bool second = beats(b, a) || (b == a && ib < ia);
   top = second ? b : a;
   at = second ? ib : ia;
 }
@@ -77,8 +82,8 @@ KERNEL pooling_max2_forward(long planes, long oh, long ow, const store* x, store
           const int base = int((from + r) * 4 * ow);
           FOR_EACH_LANE(j, 2 * ow) {
             const real va = a[j], vb = b[j];
-            top[r * 2 * ow + j] = vb > va ? vb : va;
-            at[r * 2 * ow + j] = base + int(j) + (vb > va ? int(2 * ow) : 0);
+            top[r * 2 * ow + j] = beats(vb, va) ? vb : va;
+            at[r * 2 * ow + j] = base + int(j) + (beats(vb, va) ? int(2 * ow) : 0);
           }
         }
         FOR_EACH_LANE(o, count * ow) {

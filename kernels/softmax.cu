@@ -29,7 +29,8 @@ KERNEL log_softmax_forward(long rows, long channels, long inner, const store* x,
     const index_t at = row_start(r, channels, inner);
     const real top = row_max(channels, [=](index_t c) { return real(x[at + c * inner]); });
     const real norm = log_of(row_sum(channels, [=](index_t c) { return exp_of(real(x[at + c * inner]) - top); }));
-    FOR_EACH_LANE(c, channels) y[at + c * inner] = (real(x[at + c * inner]) - top) - norm;
+    // The minimum changes nothing, but keeps fast maths from making it x - (top + norm), which loses norm's digits.
+    FOR_EACH_LANE(c, channels) y[at + c * inner] = min_of(real(x[at + c * inner]) - top, real(0)) - norm;
   }
 }
 
@@ -97,7 +98,8 @@ KERNEL nll_backward(long rows, long channels, long inner, const store* label, in
   }
 }
 
-// correct[r] = 1 if fewer than top_k other classes score at least as much as the label (ties count against it)
+// correct[r] = 1 if fewer than top_k other classes score at least as much as the label (ties count against it); a score
+// that is NaN is never right
 KERNEL accuracy_rows(long rows, long channels, long inner, const store* x, const store* label, int top_k, int has_ignore,
                      int ignore, real* correct, real* valid, int* status) {
   FOR_EACH_ROW(r, rows, channels) {
@@ -105,7 +107,7 @@ KERNEL accuracy_rows(long rows, long channels, long inner, const store* x, const
     const index_t at = row_start(r, channels, inner);
     const real mine = k < 0 ? real(0) : real(x[at + k * inner]);
     const real above = row_sum(channels, [=](index_t c) { return real(x[at + c * inner]) >= mine ? real(1) : real(0); });
-    ROW_LEADER correct[r] = k >= 0 && above - 1 < top_k ? real(1) : real(0);
+    ROW_LEADER correct[r] = k >= 0 && above >= 1 && above <= top_k ? real(1) : real(0);
     ROW_LEADER valid[r] = k == -1 ? real(0) : real(1);
   }
 }

@@ -20,13 +20,18 @@ _WHERE = {
     "solver": ["Solver", "get_solver"],
     "solvers": ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "RMSPropSolver", "SGDSolver"],
     "backends": ["get_backend"],
+    "net_spec": ["NetSpec", "to_proto"],
+    "pycaffe": [
+        "Timer", "has_nccl", "init_log", "log", "set_device", "set_multiprocess", "set_random_seed",
+        "set_solver_count", "set_solver_rank", "solver_count", "solver_rank",
+    ],
     "errors": [
         "BackendError", "DataError", "DivergedError", "FileFormatError", "KernelError", "NetError", "ParameterError",
         "ParseError", "ProtocaffeError", "ShapeError", "SolverError", "WeightsError",
     ],
 }  # fmt: skip
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
-_SUBMODULES = ("errors", "io", "layers", "proto", "pruning")
+_SUBMODULES = ("errors", "io", "layers", "net_spec", "params", "proto", "pruning")
 
 __all__ = ["TEST", "TRAIN", "__version__", *_MODULE, *_SUBMODULES]
 
@@ -37,6 +42,12 @@ if TYPE_CHECKING:
     from .layer import layer_types as layer_types
     from .layer import register as register
     from .net import Net as Net
+    from .net_spec import NetSpec as NetSpec
+    from .net_spec import to_proto as to_proto
+    from .pycaffe import Timer as Timer
+    from .pycaffe import init_log as init_log
+    from .pycaffe import set_device as set_device
+    from .pycaffe import set_random_seed as set_random_seed
     from .solver import Solver as Solver
     from .solver import get_solver as get_solver
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from .layer import TEST, TRAIN, Layer, create_layer
 from .memory import Slot
 from .parameters import Parameters
 from .plan import Plan, Recorder
+from .pycaffe import PycaffeNet, fresh_seed
 from .weights import WeightFiles
 from .wiring import Wire, backward_needs, force_backward, forward_needs
 
@@ -37,7 +37,7 @@ class Handle:
             self._hooks.remove(self._entry)
 
 
-class Net(WeightFiles):
+class Net(PycaffeNet, WeightFiles):
     """A network as pycaffe knows it.
 
     Parameters
@@ -47,7 +47,7 @@ class Net(WeightFiles):
     level, stages : select layers by their include and exclude rules
     weights : path of a caffemodel to copy from (comma-separated: several)
     backend : the device; the CPU unless given
-    seed : seed of fillers and dropout; drawn from the system where negative or None
+    seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
 
     ``Net(file, weights, phase)``, pycaffe's old order, works too.
 
@@ -80,7 +80,7 @@ class Net(WeightFiles):
         param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
         self.backend = backend or get_backend("cpu")
         self.phase = int(phase)
-        self.seed = secrets.randbits(32) if seed is None or seed < 0 else int(seed)
+        self.seed = fresh_seed(seed)
         #: the net as given, upgraded and filtered; splits are the net's own business
         self.param = filter_net(param, *file_state(param, self.phase, level, stages or ()))
         self.name = self.param.name

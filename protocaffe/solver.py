@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from .layer import TEST, TRAIN
 from .lr_policies import learning_rate
 from .memory import Memory
 from .net import Net
+from .pycaffe import PycaffeSolver, fresh_seed
 from .snapshots import Snapshots
 
 logger = logging.getLogger("protocaffe.solver")
@@ -38,7 +38,7 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
-class Solver(Snapshots):
+class Solver(PycaffeSolver, Snapshots):
     """Trains a net as a SolverParameter says. Use a subclass, or get_solver, which picks it by ``type``.
 
     Parameters
@@ -75,7 +75,7 @@ class Solver(Snapshots):
         self.param = prototxt.read_solver(self.source) if is_file else upgrade_solver(solver_file)
         self.backend = backend or get_backend("cpu")
         self._check_param()
-        self.seed = secrets.randbits(32) if self.param.random_seed < 0 else int(self.param.random_seed)
+        self.seed = fresh_seed(self.param.random_seed)
         self.iter = 0
         self.current_step = 0
         self.lr = 0.0

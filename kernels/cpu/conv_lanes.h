@@ -66,6 +66,9 @@ static void lane_conv(const LaneConv& v, const Reach& reach, const real* in, con
     const long in_lanes = in_image * NR, chunks = ceil_div(in_image, LANE_CHUNK);
     const long steps = v.out_pixels <= 2 * VL ? 1 : ceil_div(v.out_pixels, LANE_STEP);
     const long step = round_up(ceil_div(v.out_pixels, steps), steps == 1 ? 1 : VL);
+    // Filters are shared out too where there are too few tasks; the sums of an output do not depend on that.
+    const long places = batches * v.groups * steps;
+    const long parts = least(panels, most(1l, ceil_div(4l * omp_get_max_threads(), places)));
     const bool threads = double(v.images) * v.rows * v.groups * double(reach.runs.size()) * v.depth > PARALLEL_WORK;
     const long block = most(4l, LANE_WINDOW / (v.depth * v.kh * NR) - v.kw);
     real* packed = scratch(SHARED_A, v.groups * v.rows * k);
@@ -94,30 +97,31 @@ static void lane_conv(const LaneConv& v, const Reach& reach, const real* in, con
             }
         }
 #pragma omp for schedule(dynamic)
-        for (long t = 0; t < batches * v.groups * steps; t++) {
-            const long b = t / (v.groups * steps), g = t / steps % v.groups, p0 = t % steps * step;
-            const long p1 = least(v.out_pixels, p0 + step), wide = p1 - p0;
+        for (long t = 0; t < places * parts; t++) {
+            const long place = t / parts, b = place / (v.groups * steps), g = place / steps % v.groups;
+            const long p0 = place % steps * step, p1 = least(v.out_pixels, p0 + step), wide = p1 - p0;
+            const long first = split(panels, parts, t % parts), last = split(panels, parts, t % parts + 1);
+            const long begin = split(v.rows, panels, first), tall = split(v.rows, panels, last) - begin;
             if (wide <= 0) continue;
             const real* from = lanes + b * in_lanes + g * v.depth * v.in_pixels * NR;
-            real* tile = scratch(OWN_TILE, wide * v.rows * NR);
+            real* tile = scratch(OWN_TILE, wide * tall * NR);
             for (long q0 = p0; q0 < p1; q0 += block)
-                for (long i = 0; i < panels; i++) {
+                for (long i = first; i < last; i++) {
                     const long r0 = split(v.rows, panels, i), rows = split(v.rows, panels, i + 1) - r0;
-                    const Micro run = micro_for(rows);
+                    const Micro run = micro_for(rows, v.images - b * NR <= VL);
                     const real* a = packed + (g * v.rows + r0) * k;
-                    Sink sink{tile + ((q0 - p0) * v.rows + r0) * NR, NR};
+                    Sink sink{tile + ((q0 - p0) * tall + r0 - begin) * NR, NR};
                     sink.bias = bias ? bias + g * v.rows + r0 : nullptr, sink.relu = relu;
-                    for (long p = q0; p < least(p1, q0 + block); p++, sink.c += v.rows * NR)
+                    for (long p = q0; p < least(p1, q0 + block); p++, sink.c += tall * NR)
                         run(reach.runs.data() + reach.start[p], reach.start[p + 1] - reach.start[p], v.depth, a, from,
                             sink);
                 }
-            real* y = out + b * NR * out_image + g * v.rows * v.out_pixels;
-            const LaneForm form{wide, 1, v.rows};
+            real* y = out + b * NR * out_image + (g * v.rows + begin) * v.out_pixels;
             if (steps == 1)
-                from_lanes(form, tile, 0, v.rows * wide, v.images - b * NR, y, out_image);
+                from_lanes({wide, 1, tall}, tile, 0, tall * wide, v.images - b * NR, y, out_image);
             else
-                for (long r = 0; r < v.rows; r++)
-                    from_lanes({wide, 0, v.rows}, tile + r * NR, 0, wide, v.images - b * NR, y + r * v.out_pixels + p0,
+                for (long r = 0; r < tall; r++)
+                    from_lanes({wide, 0, tall}, tile + r * NR, 0, wide, v.images - b * NR, y + r * v.out_pixels + p0,
                                out_image);
         }
     }
@@ -133,9 +137,9 @@ static void lanes_data(const Shape& s, const real* dy, const real* w, real* dx) 
               nullptr, 0, dx);
 }
 
-// Whether enough lanes are in use, and one batch of lanes stays near the core.
+// Whether enough lanes are in use.
 static inline bool lanes_pay(const Shape& s) {
-    const long width = round_up(s.n, NR);
+    const long width = round_up(s.n, VL);
     return s.n * 10 >= width * 6;
 }
 

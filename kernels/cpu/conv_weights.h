@@ -13,9 +13,11 @@ constexpr int WF = 4, WK = 3;
 
 // Rows of output pixels that a tile sums over.
 struct WeightRows {
-    long rows, ow;             // how many rows, pixels of each
-    long dy_filter, dy_row;    // strides of dy
-    long x_row, x_pixel;       // strides of x per output row and pixel
+    long rows, ow;           // how many rows, pixels of each
+    long dy_filter, dy_row;  // strides of dy
+    long x_row, x_pixel;     // strides of x per output row and pixel
+    long batches = 1, dy_batch = 0, x_batch = 0;
+    bool narrow = false;  // only the first VL images count
 };
 
 typedef void (*WeightTile)(const WeightRows& v, const real* dy, const real* x, const long* taps, real* sums);
@@ -28,21 +30,21 @@ static void weight_tile(const WeightRows& v, const real* dy, const real* x, cons
     for (int f = 0; f < F; f++)
 #pragma GCC unroll 8
         for (int k = 0; k < K; k++) s[f][k] = *(const vec*)(sums + (f * K + k) * VL);
-    for (long r = 0; r < v.rows; r++) {
+    for (long b = 0, r = 0; b < v.batches; r + 1 < v.rows ? r++ : (r = 0, b++)) {
         const real* xs[K];
 #pragma GCC unroll 8
-        for (int k = 0; k < K; k++) xs[k] = x + taps[k] + r * v.x_row;
-        const real* d = dy + r * v.dy_row;
+        for (int k = 0; k < K; k++) xs[k] = x + taps[k] + b * v.x_batch + r * v.x_row;
+        const real* d = dy + b * v.dy_batch + r * v.dy_row;
         // One vector a turn: two would be re-associated into more additions.
-#pragma GCC unroll 1
-        for (long q = 0; q < 2 * v.ow; q++, d += VL) {
-            const long at = (q >> 1) * v.x_pixel + (q & 1) * VL;
+        const int both = !v.narrow;
+        for (long q = 0; q < v.ow << both; q++) {
+            const long at = (q >> both) * v.x_pixel + (q & both) * VL, to = (q >> both) * NR + (q & both) * VL;
             vec xv[K];
 #pragma GCC unroll 8
             for (int k = 0; k < K; k++) xv[k] = *(const vec*)(xs[k] + at);
 #pragma GCC unroll 8
             for (int f = 0; f < F; f++) {
-                const vec dv = *(const vec*)(d + f * v.dy_filter);
+                const vec dv = *(const vec*)(d + to + f * v.dy_filter);
 #pragma GCC unroll 8
                 for (int k = 0; k < K; k++) s[f][k] += dv * xv[k];
             }
@@ -69,10 +71,19 @@ static inline real lane_sum(const real* v) {
 struct WeightGrid {
     static constexpr long TILE = WF * WK * VL;  // room for the sums of one tile
     const Shape& s;
-    long x_channel, x_width;  // strides of x in lane form, in vectors of NR
     long f_tiles, k_tiles;
+    const std::vector<long>& taps;  // offset in x (lane form) of each column
+    // channel, width: strides of x, in vectors of NR.
     WeightGrid(const Shape& shape, long channel, long width)
-        : s(shape), x_channel(channel), x_width(width), f_tiles(ceil_div(s.fg, WF)), k_tiles(ceil_div(s.depth, WK)) {}
+        : s(shape), f_tiles(ceil_div(s.fg, WF)), k_tiles(ceil_div(s.depth, WK)), taps(offsets(shape, channel, width)) {}
+    static const std::vector<long>& offsets(const Shape& s, long channel, long width) {
+        static thread_local std::vector<long> list;
+        list.clear();
+        for (long ch = 0; ch < s.cg; ch++)
+            for (long i = 0; i < s.kh; i++)
+                for (long j = 0; j < s.kw; j++) list.push_back((ch * channel + i * s.dh * width + j * s.dw) * NR);
+        return list;
+    }
     long filter(long i) const { return split(s.fg, f_tiles, i); }
     long column(long i) const { return split(s.depth, k_tiles, i); }
 
@@ -80,14 +91,9 @@ struct WeightGrid {
     void add(const WeightRows& v, const real* dy, const real* x, long f0, long f1, long k0, long k1, real* sums) const {
         for (long i = f0; i < f1; i++)
             for (long j = k0; j < k1; j++, sums += TILE) {
-                long taps[WK];
                 const long first = column(j), count = column(j + 1) - first;
-                for (long k = 0; k < count; k++) {
-                    const long tap = (first + k) % s.taps;
-                    taps[k] = ((first + k) / s.taps * x_channel + tap / s.kw * s.dh * x_width + tap % s.kw * s.dw) * NR;
-                }
                 pick_weight_tile(filter(i + 1) - filter(i), count, std::make_integer_sequence<int, WF * WK>())(
-                    v, dy + filter(i) * v.dy_filter, x, taps, sums);
+                    v, dy + filter(i) * v.dy_filter, x, taps.data() + first, sums);
             }
     }
 
@@ -137,6 +143,7 @@ static void near_weights(const Shape& s, long rows, const real* x, const real* d
             for (long chunk = split(chunks, ranges, range); chunk < split(chunks, ranges, range + 1); chunk++) {
                 const long y0 = chunk * rows, top = y0 * s.sh - s.ph;
                 WeightRows v{least(rows, s.oh - y0), s.ow, y_channel * NR, s.ow * NR, s.sh * wp * NR, s.sw * NR};
+                v.narrow = images <= VL;
                 const long i0 = most(0l, top), i1 = least(s.h, top + in_rows), wide = v.rows * s.ow;
                 if (s.pw || i0 != top || i1 != top + in_rows)
                     std::memset(xl, 0, size_t(s.cg * x_channel * NR) * sizeof(real));
@@ -176,7 +183,9 @@ static void far_weights(const Shape& s, const real* x, const real* dy, real* dw,
     const long x_chunks = ceil_div(x_image, LANE_CHUNK), y_chunks = ceil_div(y_image, LANE_CHUNK);
     const WeightGrid grid(s, xf.channel, wp);
     const long k_parts = least(grid.k_tiles, most(1l, ceil_div(32, grid.f_tiles * s.group)));
-    const long step = most(1l, 128 / s.ow);
+    // About 64 pixels at a time: rows of one batch, or whole maps of several.
+    const long step = least(s.oh, most(1l, 64 / s.ow));
+    const long several = step < s.oh ? 1 : least(batches, most(1l, 64 / s.pixels));
     const bool threads = double(s.n) * s.f * s.pixels * s.depth > PARALLEL_WORK;
     real* xl = scratch(SHARED_X, batches * x_lanes);
     real* yl = scratch(SHARED_Y, batches * y_lanes);
@@ -206,12 +215,16 @@ static void far_weights(const Shape& s, const real* x, const real* dy, real* dw,
             const long room = (last - first) * WeightGrid::TILE;
             real* sums = scratch(OWN_SUM, room);
             std::memset(sums, 0, size_t(room) * sizeof(real));
-            for (long b = 0; b < batches; b++)
-                for (long y0 = 0; y0 < s.oh; y0 += step)
-                    grid.add({least(step, s.oh - y0), s.ow, yf.channel * NR, s.ow * NR, s.sh * wp * NR, s.sw * NR},
-                             yl + b * y_lanes + (g * s.fg * yf.channel + y0 * s.ow) * NR,
+            const long full = s.n % NR && s.n % NR <= VL ? batches - 1 : batches;  // batches of more than VL images
+            for (long b = 0; b < batches; b = b < full ? least(full, b + several) : b + 1)
+                for (long y0 = 0; y0 < s.oh; y0 += step) {
+                    WeightRows v{least(step, s.oh - y0), s.ow, yf.channel * NR, s.ow * NR, s.sh * wp * NR, s.sw * NR};
+                    v.batches = b < full ? least(several, full - b) : 1, v.dy_batch = y_lanes, v.x_batch = x_lanes;
+                    v.narrow = b >= full;
+                    grid.add(v, yl + b * y_lanes + (g * s.fg * yf.channel + y0 * s.ow) * NR,
                              xl + b * x_lanes + (g * s.cg * xf.channel + y0 * s.sh * wp) * NR, fi, fi + 1, first, last,
                              sums);
+                }
             grid.finish(sums, fi, fi + 1, first, last, s.filter(dw, g));
         }
         if (db) {

@@ -22,57 +22,52 @@ struct Run {
 
 typedef void (*Micro)(const Run* runs, long count, long k, const real* a, const real* b, const Sink& sink);
 
-template <int R>
+// R rows times V vectors of columns (V == 1: only the first half of each row of b and c).
+template <int R, int V>
 static void micro(const Run* runs, long count, long k, const real* a0, const real* b0, const Sink& sink) {
-    vec lo[R], hi[R];
+    vec sum[R][V];
 #pragma GCC unroll 16
-    for (int i = 0; i < R; i++) lo[i] = hi[i] = vec{};
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) sum[i][v] = vec{};
     for (long r = 0; r < count; r++) {
         const real* a = a0 + runs[r].a * k * R;
         const real* b = b0 + runs[r].b * k * NR;
         for (long p = 0; p < k; p++, a += R, b += NR) {
-            const vec left = *(const vec*)b, right = *(const vec*)(b + VL);
+            vec bv[V];
+#pragma GCC unroll 2
+            for (int v = 0; v < V; v++) bv[v] = *(const vec*)(b + v * VL);
 #pragma GCC unroll 16
             for (int i = 0; i < R; i++) {
                 const vec ai = splat(a[i]);
-                lo[i] += ai * left;
-                hi[i] += ai * right;
+#pragma GCC unroll 2
+                for (int v = 0; v < V; v++) sum[i][v] += ai * bv[v];
             }
         }
     }
-    real* c = sink.c;
-    if (sink.alpha != 1) {
+    const vec zero{};
 #pragma GCC unroll 16
-        for (int i = 0; i < R; i++) lo[i] *= sink.alpha, hi[i] *= sink.alpha;
-    }
-    if (sink.beta != 0) {
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++) {
-            lo[i] += sink.beta * load(c + i * sink.ldc);
-            hi[i] += sink.beta * load(c + i * sink.ldc + VL);
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) {
+            real* c = sink.c + i * sink.ldc + v * VL;
+            vec value = sum[i][v];
+            if (sink.alpha != 1) value *= sink.alpha;
+            if (sink.beta != 0) value += sink.beta * load(c);
+            if (sink.bias) value += sink.bias[i];
+            if (sink.relu) value = value < zero ? zero : value;
+            store(c, value);
         }
-    }
-    if (sink.bias) {
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++) lo[i] += sink.bias[i], hi[i] += sink.bias[i];
-    }
-    if (sink.relu) {
-        const vec zero{};
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++) lo[i] = lo[i] < zero ? zero : lo[i], hi[i] = hi[i] < zero ? zero : hi[i];
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++) {
-        store(c + i * sink.ldc, lo[i]);
-        store(c + i * sink.ldc + VL, hi[i]);
-    }
 }
 
-template <int... I> static Micro pick_micro(int rows, std::integer_sequence<int, I...>) {
-    static constexpr Micro table[] = {micro<I + 1>...};
+template <int V, int... I> static Micro pick_micro(int rows, std::integer_sequence<int, I...>) {
+    static constexpr Micro table[] = {micro<I + 1, V>...};
     return table[rows - 1];
 }
-static inline Micro micro_for(long rows) { return pick_micro(int(rows), std::make_integer_sequence<int, MR>()); }
+static inline Micro micro_for(long rows, bool narrow = false) {
+    constexpr auto all = std::make_integer_sequence<int, MR>();
+    return narrow ? pick_micro<1>(int(rows), all) : pick_micro<2>(int(rows), all);
+}
 
 constexpr Run WHOLE{0, 0};
 

@@ -61,20 +61,24 @@ def bar(title: str, total: int, show: bool | None = None) -> Iterator[Callable[[
 @contextmanager
 def training(solver: Any, title: str) -> Iterator[None]:
     """A bar for a solver's run: loss, accuracy of the last test, images per second, time left."""
+    if not on_terminal():
+        yield
+        return
+    from protocaffe.solver import number
+
     images = images_per_iteration(solver)
     start, first = time.monotonic(), solver.iter
     with bar(title, solver.param.max_iter) as update:
-        if on_terminal():
-            from protocaffe.solver import number
 
-            def report() -> None:
-                seconds = time.monotonic() - start
-                speed = (solver.iter - first) * images / seconds if seconds else 0.0
-                parts = [f"loss {number(solver.smoothed_loss)}", *scores(solver), f"{speed:,.0f} images/s"]
-                update(solver.iter, ", ".join(parts))
+        def report() -> None:
+            seconds = time.monotonic() - start
+            speed = (solver.iter - first) * images / seconds if seconds else 0.0
+            parts = [f"loss {number(solver.smoothed_loss)}", *scores(solver), f"{speed:,.0f} images/s"]
+            update(solver.iter, ", ".join(parts))
 
-            solver.add_callback(lambda: None, report)
+        solver.add_callback(lambda: None, report)
         yield
+        report()
 
 
 def images_per_iteration(solver: Any) -> int:

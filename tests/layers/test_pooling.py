@@ -42,10 +42,6 @@ def layer(options, tops=("y",)):
     return f'layer {{ type: "Pooling" bottom: "x"{blobs} pooling_param {{ {options} }} }}'
 
 
-def only_global(options):
-    return None if "global" in options else "batch"
-
-
 @pytest.mark.parametrize(("options", "shape", "oracle"), CASES.values(), ids=CASES)
 def test_max(options, shape, oracle):
     reference, gradient = partial(oracles.max_pooling, **oracle), partial(oracles.max_pooling_gradient, **oracle)
@@ -119,6 +115,25 @@ def test_the_first_of_equal_values_wins():
         assert places.ravel().tolist() == [0, 2, 2 * extent, 2 * extent + 2]
         (dx,), _ = bench.backward([np.ones((1, 1, 2, 2)), np.zeros((1, 1, 2, 2))], [True])
         assert np.flatnonzero(dx).tolist() == [0, 2, 2 * extent, 2 * extent + 2] and dx.sum() == 4
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 124, 90), (1, 1, 4, 2100), (3, 1, 2, 2)])
+@pytest.mark.parametrize("real", ["float32", "float64"])
+def test_tiles_of_any_extent(shape, real):
+    x = np.random.default_rng(0).integers(0, 3, shape)  # with ties
+    n, c, h, w = shape
+    tiles = x.reshape(n, c, h // 2, 2, w // 2, 2).swapaxes(3, 4).reshape(n, c, h // 2, w // 2, 4)
+    bench = Bench(layer("kernel_size: 2 stride: 2", ("y", "places")), {"x": shape}, get_backend("cpu", real))
+    y, places = bench.forward([x])
+    assert (y == tiles.max(axis=4)).all()
+    iy, ix = np.divmod(tiles.argmax(axis=4), 2)
+    iy, ix = iy + 2 * np.arange(h // 2)[:, None], ix + 2 * np.arange(w // 2)
+    assert (places == iy * w + ix).all()
+    dy = np.random.default_rng(1).integers(1, 9, y.shape)
+    (dx,), _ = bench.backward([dy, 0 * dy], [True])
+    wanted = np.zeros((n * c, h * w))
+    np.put_along_axis(wanted, (iy * w + ix).reshape(n * c, -1), dy.reshape(n * c, -1), axis=1)
+    assert (dx == wanted.reshape(shape)).all()
 
 
 def test_a_window_behind_the_input_gives_zero():

@@ -230,7 +230,7 @@ def nll_loss_gradient(
     logp, label = arrays
     hot, valid = _onehot(label, logp, axis, ignore)
     divisor = _divisor(valid, prod(logp.shape[: axis % logp.ndim]), normalization)
-    return [-hot * float(top_diffs[0]) / divisor, None]
+    return [hot * (-float(top_diffs[0]) / divisor), None]
 
 
 def softmax_loss(x: Array, label: Array, *, axis: int = 1, **options: Any) -> Array:
