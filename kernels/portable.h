@@ -167,10 +167,11 @@ DEVICE bool is_nan(double x) { return (__double_as_longlong(x) & 0x7ffffffffffff
 // exp in a form that g++ vectorises without a vector maths library: 2^k * 2^f, with the reduction in double so that
 // re-association under fast maths cannot lose bits. Relative error below 2e-7 on [-87.3, 88.7]; 0 below, inf above.
 DEVICE float exp_of(float x) {
-  const float c = x < -104.f ? -104.f : (x > 89.f ? 89.f : x);
+  const float c = x < -88.f ? -88.f : (x > 89.f ? 89.f : x);
   const double t = double(c) * 1.4426950408889634;
-  const int k = int(t + (t < 0 ? -0.5 : 0.5));
-  const float f = float(t - k) * 0.6931471805599453f;
+  // Adding 1.5 * 2^52 leaves t, rounded, in the low bits: a comparison here would keep the loop from being vectorised.
+  const int k = (int)(u32)__builtin_bit_cast(u64, t + 6755399441055744.0);
+  const float f = float(t - double(k)) * 0.6931471805599453f;
   float p = 1.9841270e-4f;
   p = p * f + 1.3888889e-3f;
   p = p * f + 8.3333333e-3f;
@@ -179,10 +180,9 @@ DEVICE float exp_of(float x) {
   p = p * f + 0.5f;
   p = p * f + 1.f;
   p = p * f + 1.f;
-  const int half = k / 2;  // in two steps: k reaches -150 (subnormal results) and 128
-  const float a = __builtin_bit_cast(float, (half + 127) << 23);
-  const float b = __builtin_bit_cast(float, (k - half + 127) << 23);
-  const float y = p * a * b;
+  // times 2^k by its exponent's bits: k reaches 128, and a product of two halves may be re-associated to infinity
+  const float scaled = __builtin_bit_cast(float, __builtin_bit_cast(u32, p) + ((u32)k << 23));
+  const float y = x < -87.33654f ? 0.f : (x > 88.72283f ? __builtin_inff() : scaled);
   return x == x ? y : x;
 }
 DEVICE float log_of(float x) { return __builtin_logf(x); }

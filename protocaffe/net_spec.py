@@ -23,10 +23,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from .errors import ParameterError, did_you_mean
 from .io import schema
+from .layer import layer_types
 
 #: types whose options lie in other messages than the one named after them
 _OTHER_HOMES = {
@@ -104,7 +106,11 @@ class Function:
             if key in message.DESCRIPTOR.fields_by_name:
                 return message
         known = ["ntop", "in_place"] + [field.name for message in order for field in message.DESCRIPTOR.fields]
-        raise ParameterError(f'L.{self.type_name}: unknown argument "{key}"{did_you_mean(key, known)}')
+        hint = did_you_mean(key, known)
+        if not own and self.type_name not in layer_types():
+            types = [f.message_type.name.removesuffix("Parameter") for f in layer.DESCRIPTOR.fields if f.message_type]
+            hint = f" (the type is unknown{did_you_mean(self.type_name, [*types, *layer_types()])})"
+        raise ParameterError(f'L.{self.type_name}: unknown argument "{key}"{hint}')
 
     def __repr__(self) -> str:
         return f"<{self.type_name} layer>"
@@ -188,7 +194,7 @@ def layer_function(type_name: str) -> Callable[..., Any]:
     return layer
 
 
-# ------------------------------------------------------------------------------------------------------ putting together
+# --------------------------------------------------------------------------------------------------- putting together
 class _Namer:
     """Names for the tops and layers that the user gave none: type and number."""
 
@@ -276,13 +282,13 @@ def _assign(message: Any, name: str, value: Any, who: str) -> None:
         if field.message_type is not None:
             _fill(held, value, who)
         else:
-            _try(lambda: setattr(message, name, _scalar(field, value, who)), field, value, who)
+            _set(partial(setattr, message, name), field, value, who)
         return
     for item in value if many else [value]:
         if field.message_type is not None:
             _fill(held.add(), item, who)
         else:
-            _try(lambda item=item: held.append(_scalar(field, item, who)), field, item, who)
+            _set(held.append, field, item, who)
 
 
 def _fill(message: Any, value: Any, who: str) -> None:
@@ -297,19 +303,16 @@ def _fill(message: Any, value: Any, who: str) -> None:
         raise ParameterError(f"{who} must be a dict with fields of {descriptor.name}, got {value!r}")
 
 
-def _scalar(field: Any, value: Any, who: str) -> Any:
-    if field.enum_type is None or not isinstance(value, str):
-        return value
-    values = field.enum_type.values_by_name
-    if value not in values:
-        hint = did_you_mean(value, values) or f"; it is one of {', '.join(values)}"
-        raise ParameterError(f'{who}: {field.enum_type.name} has no value "{value}"{hint}')
-    return values[value].number
-
-
-def _try(assign: Callable[[], None], field: Any, value: Any, who: str) -> None:
+def _set(put: Callable[[Any], None], field: Any, value: Any, who: str) -> None:
+    """``put`` a scalar, or the enum value that a string names, into a message."""
+    if field.enum_type is not None and isinstance(value, str):
+        values = field.enum_type.values_by_name
+        if value not in values:
+            hint = did_you_mean(value, values) or f"; it is one of {', '.join(values)}"
+            raise ParameterError(f'{who}: {field.enum_type.name} has no value "{value}"{hint}')
+        value = values[value].number
     try:
-        assign()
+        put(value)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{who} must be {_KINDS.get(field.type, 'of another type')}, got {value!r}") from error
 

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .errors import did_you_mean
 from .io import schema
 

@@ -88,7 +88,7 @@ class Recorder:
         self, function: Callable[[], Any], reads: Sequence[Blob] = (), writes: Sequence[Blob] = (), name: str = "host"
     ) -> None:
         """Python code at every replay; it reads and writes the named blobs through their NumPy views."""
-        self._add(function, name, host=True)
+        self._add(self.backend.bind_host(function), name, host=True)
 
     def scratch(self, shape: Sequence[int]) -> Memory:
         """Memory shared by all layers of the net, valid within one layer's forward or backward only."""

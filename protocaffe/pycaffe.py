@@ -1,4 +1,4 @@
-"""What pycaffe's scripts call beside nets and solvers: seeds, logs, devices, a timer; and Net's and Solver's old helpers.
+"""What pycaffe's scripts call beside nets and solvers: seeds, logs, devices, a timer; Net's and Solver's old helpers.
 
 Source: pycaffe's interface (python/caffe/_caffe.cpp, python/caffe/pycaffe.py).
 """
@@ -196,8 +196,9 @@ class PycaffeNet:
         top_diffs = {name: v for name, v in values.items() if name in self.outputs}
         items = _count(values, "forward_backward_all")
         outs, ins = _Gather(self._batch_size()), _Gather(self._batch_size())
-        forward, backward = self._batches(data, items), self._batches(top_diffs, items)
-        for batch, batch_diffs in zip_longest(forward, backward, fillvalue={}):
+        empty: dict[str, np.ndarray] = {}
+        steps = zip_longest(self._batches(data, items), self._batches(top_diffs, items), fillvalue=empty)
+        for batch, batch_diffs in steps:
             outs.add(self.forward(blobs, **batch))  # type: ignore[attr-defined]
             ins.add(self.backward(diffs, **batch_diffs))  # type: ignore[attr-defined]
         return outs.arrays(items), ins.arrays(items)

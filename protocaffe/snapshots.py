@@ -28,7 +28,6 @@ class Snapshots:
     seed: int
     iter: int
     current_step: int
-    histories: Any
     history: list[Memory]
     _losses: Any
 

@@ -45,6 +45,7 @@ class Solver(PycaffeSolver, Snapshots):
     ----------
     solver_file : path of a solver prototxt, or a SolverParameter message
     backend : the device; the CPU unless given
+    source : what messages and snapshots call the solver where a SolverParameter is given: its file, say
 
     Attributes are pycaffe's: ``net``, ``test_nets``, ``iter``, ``param``, ``lr``; and ``smoothed_loss``,
     ``test_scores``
@@ -66,12 +67,12 @@ class Solver(PycaffeSolver, Snapshots):
         if cls.type_name:
             _registry[cls.type_name] = cls
 
-    def __init__(self, solver_file: Any, *, backend: Backend | None = None) -> None:
+    def __init__(self, solver_file: Any, *, backend: Backend | None = None, source: str | None = None) -> None:
         from .io import prototxt
         from .passes import upgrade_solver
 
         is_file = isinstance(solver_file, (str, os.PathLike))
-        self.source = os.fspath(solver_file) if is_file else "<SolverParameter>"
+        self.source = source or (os.fspath(solver_file) if is_file else "<SolverParameter>")
         self.param = prototxt.read_solver(self.source) if is_file else upgrade_solver(solver_file)
         self.backend = backend or get_backend("cpu")
         self._check_param()
@@ -244,6 +245,7 @@ class Solver(PycaffeSolver, Snapshots):
     def step(self, iterations: int) -> None:
         """Train for a number of iterations: test, forward and backward ``iter_size`` times, update, snapshot."""
         p, stop = self.param, self.iter + iterations
+        self.net.warn_of_zeros()
         self._timer = (time.perf_counter(), self.iter)
         while self.iter < stop:
             if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
@@ -368,7 +370,7 @@ class Solver(PycaffeSolver, Snapshots):
             net.close()
 
 
-def get_solver(solver_file: Any, *, backend: Backend | None = None) -> Solver:
+def get_solver(solver_file: Any, *, backend: Backend | None = None, source: str | None = None) -> Solver:
     """The solver of the type that the file names ("SGD" if it names none).
 
     Raises SolverError for an unknown type.
@@ -381,9 +383,9 @@ def get_solver(solver_file: Any, *, backend: Backend | None = None) -> Solver:
     param = prototxt.read_solver(os.fspath(solver_file)) if is_file else upgrade_solver(solver_file)
     solvers.load_all()
     if param.type not in _registry:
-        source = os.fspath(solver_file) if is_file else "<SolverParameter>"
+        source = source or (os.fspath(solver_file) if is_file else "<SolverParameter>")
         hint = did_you_mean(param.type, _registry)
         raise SolverError(
             f'solver "{source}": unknown type "{param.type}"{hint}; there are {", ".join(sorted(_registry))}'
         )
-    return _registry[param.type](solver_file, backend=backend)
+    return _registry[param.type](solver_file, backend=backend, source=source)

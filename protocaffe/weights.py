@@ -28,6 +28,8 @@ class WeightFiles:
     layers: list[Layer]
     name: str
     param: Any
+    #: weights that came from a file and may be pruned without saying so
+    _check_zeros_of: str | None = None
 
     def copy_from(self, path: str | os.PathLike[str]) -> None:
         """Copy weights, and masks where the file has them, from a caffemodel to the layers of the same names.
@@ -57,7 +59,7 @@ class WeightFiles:
             layer = queue.pop(0) if len(queue) > 1 else queue[0]
             if stored.blobs:
                 self._copy_layer(layer, stored, source)
-        self._warn_of_zeros(source)
+        self._check_zeros_of = source
 
     def _copy_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
         if len(stored.blobs) != len(layer.blobs):
@@ -77,7 +79,11 @@ class WeightFiles:
             if keep is not None:
                 blob.mask = keep.reshape(blob.shape)
 
-    def _warn_of_zeros(self, source: str) -> None:
+    def warn_of_zeros(self) -> None:
+        """Warn, once after weights were copied, if they look pruned but have no masks: training would fill them in."""
+        source, self._check_zeros_of = self._check_zeros_of, None
+        if source is None:
+            return
         blobs = [b for b in self.prunable() if b.mask is None]
         count = sum(b.count for b in blobs)
         zeros = sum(b.count - int(np.count_nonzero(b.data)) for b in blobs)
@@ -148,6 +154,7 @@ class WeightFiles:
         A parameter without zeros is left without a mask.
         """
         total = 0
+        self._check_zeros_of = None
         for blob in self.prunable():
             keep = blob.data != 0
             zeros = blob.count - int(np.count_nonzero(keep))
@@ -158,6 +165,7 @@ class WeightFiles:
 
     def drop_masks(self) -> None:
         """Forget all masks; weights that were pruned start from 0 and are free to move."""
+        self._check_zeros_of = None
         for layer in self.layers:
             for blob in layer.blobs:
                 blob.mask = None

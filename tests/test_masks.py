@@ -220,7 +220,8 @@ def test_masks_from_zeros_leaves_dense_parameters_without_one():
 
 def test_mask_filler_makes_a_fixed_random_sparse_net():
     text = NET.replace(
-        "num_output: 9 transpose: true", 'num_output: 9 transpose: true mask_filler { type: "uniform" min: -0.5 max: 0 }'
+        "num_output: 9 transpose: true",
+        'num_output: 9 transpose: true mask_filler { type: "uniform" min: -0.5 max: 0 }',
     ).replace("num_output: 4 kernel_size: 3", 'num_output: 4 kernel_size: 3 mask_filler { type: "gaussian" sparse: 2 }')
     nets = [protocaffe.Net(prototxt.parse_net(text), protocaffe.TRAIN, seed=s) for s in (1, 1, 2)]
     masks = [net.params["conv"][0].mask for net in nets]
@@ -264,16 +265,28 @@ def test_loading_a_plain_file_into_a_masked_net_takes_its_masks_off(tmp_path):
 
 def test_zeros_without_masks_are_warned_of_by_name(tmp_path, caplog):
     net = protocaffe.Net(prototxt.parse_net(NET), seed=1)
-    for share, warned in ((0.25, False), (0.4, True)):
+    for share, ask, warned in (
+        (0.25, "", False),
+        (0.4, "", True),
+        (0.4, "masks_from_zeros", False),
+        (0.4, "drop_masks", False),
+    ):
         weights = net.layer_weights()
         rng = np.random.default_rng(0)
         zeroed = [
-            LayerWeights(w.name, w.type, [np.where(rng.random(b.shape) < share, 0, b) if b.ndim > 1 else b for b in w.blobs])
+            LayerWeights(
+                w.name, w.type, [np.where(rng.random(b.shape) < share, 0, b) if b.ndim > 1 else b for b in w.blobs]
+            )
             for w in weights
         ]
         write_caffemodel(tmp_path / "z.caffemodel", prototxt.parse_net(NET), zeroed)
         caplog.clear()
-        protocaffe.Net(prototxt.parse_net(NET), weights=tmp_path / "z.caffemodel")
+        solver = make_solver()
+        solver.net.copy_from(tmp_path / "z.caffemodel")
+        if ask:
+            getattr(solver.net, ask)()
+        solver.step(2)
+        assert caplog.text.count("--mask-from-zeros") <= 1
         assert ("--mask-from-zeros" in caplog.text) == warned
 
 

@@ -12,7 +12,6 @@ import pytest
 import protocaffe
 from protocaffe.data.datasets import offline_sample
 from protocaffe.errors import DataError, DivergedError, FileFormatError, ParameterError, SolverError
-from protocaffe.io import prototxt
 from protocaffe.io.solverstate import read_solverstate, write_solverstate
 
 NET = """
@@ -108,7 +107,11 @@ def test_a_resumed_run_is_bit_identical(make, rule):
     resumed.step(5)
     assert_same_bits(everything(whole), everything(resumed))
     np.testing.assert_array_equal(whole.net.params["ip"][0].mask, resumed.net.params["ip"][0].mask)
-    assert (whole.smoothed_loss, whole.lr, whole.current_step) == (resumed.smoothed_loss, resumed.lr, resumed.current_step)
+    assert (whole.smoothed_loss, whole.lr, whole.current_step) == (
+        resumed.smoothed_loss,
+        resumed.lr,
+        resumed.current_step,
+    )
     assert whole.test_scores == resumed.test_scores
 
 
@@ -185,7 +188,9 @@ def test_stop_and_snapshot_actions(make, tmp_path, caplog):
 def test_callbacks_see_the_gradients_before_the_update(make):
     solver = make()
     seen = []
-    solver.add_callback(lambda: seen.append("start"), lambda: seen.append(float(np.abs(solver.net.params["ip"][0].diff).max())))
+    solver.add_callback(
+        lambda: seen.append("start"), lambda: seen.append(float(np.abs(solver.net.params["ip"][0].diff).max()))
+    )
     solver.step(2)
     assert seen[0] == seen[2] == "start"
     assert seen[1] > 0 and seen[3] > 0
@@ -245,7 +250,9 @@ def test_a_failed_snapshot_leaves_the_older_one_whole(make, tmp_path, monkeypatc
     with pytest.raises(SolverError, match=r"cannot write the snapshot .*snap_iter_1.caffemodel.*No space left"):
         solver.snapshot()
     assert (Path(model).read_bytes(), Path(state).read_bytes()) == old
-    assert not [p for p in tmp_path.iterdir() if "snap_iter_1" in p.name and p.suffix not in (".caffemodel", ".solverstate")]
+    assert not [
+        p for p in tmp_path.iterdir() if "snap_iter_1" in p.name and p.suffix not in (".caffemodel", ".solverstate")
+    ]
 
 
 @pytest.mark.parametrize(

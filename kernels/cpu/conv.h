@@ -14,6 +14,7 @@ struct Shape : conv2d {
     explicit Shape(const conv2d& s) : conv2d(s) {
         cg = c / group, fg = f / group, taps = kh * kw, depth = cg * taps, pixels = oh * ow;
     }
+    bool pointwise() const { return taps == 1 && sh == 1 && sw == 1 && ph == 0 && pw == 0; }
     const real* image(const real* x, long i, long g) const { return x + (i * c + g * cg) * h * w; }
     real* image(real* x, long i, long g) const { return x + (i * c + g * cg) * h * w; }
     template <class T> T* map(T* y, long i, long g) const { return y + (i * f + g * fg) * pixels; }
@@ -58,23 +59,26 @@ static inline void col2im(const Shape& s, const real* col, real* x) {
     }
 }
 
+// The two gradients image by image; 1x1 convolutions need no columns.
 static void plain_data(const Shape& s, const real* dy, const real* w, real* dx) {
-    real* col = scratch(SHARED_X, s.depth * s.pixels);
+    real* col = s.pointwise() ? nullptr : scratch(SHARED_X, s.depth * s.pixels);
     for (long i = 0; i < s.n; i++)
         for (long g = 0; g < s.group; g++) {
-            gemm(s.depth, s.pixels, s.fg, 1, {s.filter(w, g), 1, s.depth}, {s.map(dy, i, g), s.pixels, 1}, 0, col,
-                 s.pixels);
-            col2im(s, col, s.image(dx, i, g));
+            real* image = s.image(dx, i, g);
+            gemm(s.depth, s.pixels, s.fg, 1, {s.filter(w, g), 1, s.depth}, {s.map(dy, i, g), s.pixels, 1}, 0,
+                 col ? col : image, s.pixels);
+            if (col) col2im(s, col, image);
         }
 }
 
 static void plain_weights(const Shape& s, const real* x, const real* dy, real* dw) {
-    real* col = scratch(SHARED_X, s.depth * s.pixels);
+    real* col = s.pointwise() ? nullptr : scratch(SHARED_X, s.depth * s.pixels);
     for (long i = 0; i < s.n; i++)
         for (long g = 0; g < s.group; g++) {
-            im2col(s, s.image(x, i, g), col);
-            gemm(s.fg, s.depth, s.pixels, 1, {s.map(dy, i, g), s.pixels, 1}, {col, 1, s.pixels}, 1, s.filter(dw, g),
-                 s.depth);
+            const real* image = s.image(x, i, g);
+            if (col) im2col(s, image, col);
+            gemm(s.fg, s.depth, s.pixels, 1, {s.map(dy, i, g), s.pixels, 1}, {col ? col : image, 1, s.pixels}, 1,
+                 s.filter(dw, g), s.depth);
         }
 }
 

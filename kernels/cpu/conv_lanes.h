@@ -137,10 +137,10 @@ static void lanes_data(const Shape& s, const real* dy, const real* w, real* dx) 
               nullptr, 0, dx);
 }
 
-// Whether enough lanes are in use.
+// Whether enough lanes are in use, and there is enough to do for each element that is turned.
 static inline bool lanes_pay(const Shape& s) {
-    const long width = round_up(s.n, VL);
-    return s.n * 10 >= width * 6;
+    const bool full = s.n * 10 >= round_up(s.n, VL) * 6;
+    return full && !(s.pointwise() && s.pixels >= NR);
 }
 
 }  // namespace core

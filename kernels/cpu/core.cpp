@@ -24,18 +24,21 @@ void core_gemm_batched(long batch, int trans_a, int trans_b, long m, long n, lon
 
 void core_conv_forward(const conv2d* shape, const real* x, const real* w, const real* bias, int relu, real* y) {
     const core::Shape s(*shape);
+    if (s.n <= 0) return;
     if (core::lanes_pay(s) && s.cg > 4) return core::lanes_forward(s, x, w, bias, relu, y);
     core::panels_forward(s, x, w, bias, relu, y);
 }
 
 void core_conv_backward_data(const conv2d* shape, const real* dy, const real* w, real* dx) {
     const core::Shape s(*shape);
+    if (s.n <= 0) return;
     if (core::lanes_pay(s)) return core::lanes_data(s, dy, w, dx);
     core::plain_data(s, dy, w, dx);
 }
 
 void core_conv_backward_weights(const conv2d* shape, const real* x, const real* dy, real* dw, real* db) {
     const core::Shape s(*shape);
+    if (s.n <= 0) return;
     if (core::lanes_pay(s)) return core::lanes_weights(s, x, dy, dw, db);
     core::plain_weights(s, x, dy, dw);
     if (db) core::bias_gradient(s, dy, db);

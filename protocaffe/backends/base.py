@@ -45,13 +45,28 @@ class Backend(ABC):
 
     def replay(self, calls: Sequence[Bound]) -> None:
         """Run bound calls in order, after what Python wrote has reached the device."""
-        if self.dirty:
-            for storage in self.dirty:
-                self.upload(storage)
-            self.dirty.clear()
+        self.flush()
         for call in calls:
             call()
         self.epoch += 1
+
+    def flush(self) -> None:
+        """Bring to the device what Python may have written."""
+        for storage in self.dirty:
+            self.upload(storage)
+        self.dirty.clear()
+
+    def bind_host(self, function: Bound) -> Bound:
+        """Python code as a call of a plan: it sees what earlier calls did, later calls see what it wrote."""
+        if self.unified:
+            return function
+
+        def call() -> None:
+            self.epoch += 1
+            function()
+            self.flush()
+
+        return call
 
     @abstractmethod
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray | None]:

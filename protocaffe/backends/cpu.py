@@ -136,7 +136,7 @@ class CpuBackend(Backend):
                 raise fail(f"{dtype} memory")
             return _pointer(value)
         if parameter.type == "real":
-            if isinstance(value, Memory) or not np.isscalar(value) or isinstance(value, str):
+            if not isinstance(value, (int, float, np.integer, np.floating)):
                 raise fail("a number")
             return self._real(float(value))
         if parameter.type in _CTYPES:
@@ -213,10 +213,10 @@ class CpuBackend(Backend):
 def _load(path: Path) -> ctypes.CDLL:
     """Load the library; its OpenMP threads shall wait for each other awake only briefly.
 
-    libgomp's default is to spin for milliseconds, which on a machine that others use too takes the core that the awaited
-    thread needs: a LeNet step went from 8 to 300 ms beside one busy process, and to 10 to 25 ms with this setting, which
-    costs up to 10 % on an idle machine. libgomp reads the variable when it is loaded; OMP_WAIT_POLICY or
-    GOMP_SPINCOUNT in the environment are left to have their way.
+    libgomp's default is to spin for milliseconds, which on a machine that others use too takes the core that the
+    awaited thread needs: a LeNet step went from 8 to 300 ms beside one busy process, and to 10 to 25 ms with this
+    setting, which costs up to 10 % on an idle machine. libgomp reads the variable when it is loaded; OMP_WAIT_POLICY
+    or GOMP_SPINCOUNT in the environment are left to have their way.
     """
     if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
         return ctypes.CDLL(str(path))
@@ -233,6 +233,8 @@ def _pointer(memory: Memory) -> ctypes.c_void_p:
 
 class _Call(partial):
     """A library call with its arguments, which keeps alive what the arguments point to."""
+
+    keep: Any
 
     def __new__(cls, function: Any, arguments: list[Any], keep: Any) -> _Call:
         function.restype = None

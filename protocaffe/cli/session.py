@@ -99,8 +99,7 @@ def open_solver(job: Job) -> Solver:
     if job.snapshot and job.weights:
         raise ParameterError("--snapshot and --weights exclude each other: a snapshot brings its weights along")
     parameter = solver_parameter(job)
-    solver = get_solver(parameter, backend=solver_backend(job, parameter))
-    solver.source = job.solver
+    solver = get_solver(parameter, backend=solver_backend(job, parameter), source=job.solver)
     for path in split(job.weights):
         solver.net.copy_from(path)
     if job.snapshot:

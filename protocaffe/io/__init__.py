@@ -23,6 +23,7 @@ _WHERE = {
         "read_mean",
         "write_mean",
     ],
+    "transformer": ["Transformer", "load_image", "oversample", "resize_image"],
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 
