@@ -74,7 +74,10 @@ def layer_type_list() -> list[str]:
 
 
 def set_mode_cpu() -> None:
-    """Compute on the CPU, which is what happens anyway; here for pycaffe's scripts."""
+    """Compute on the CPU, whatever a solver file's ``solver_mode`` says."""
+    from . import backends
+
+    backends.cpu_chosen = True
 
 
 def set_mode_gpu() -> None:

@@ -77,6 +77,11 @@ class Blob:
         dims = tuple(int(d) for d in dims)
         if any(d < 0 for d in dims) or prod(dims) > _MAX_COUNT:
             raise ShapeError(f'blob "{self.name}": extents must be 0 or more and hold at most 2^40 values, got {dims}')
+        if self.values.arena is not None and prod(dims) != self.count:
+            raise ShapeError(
+                f'parameter "{self.name}" has {self.count} values {self._shape} and keeps that number, got {dims}; '
+                "for another size build a net from a changed prototxt"
+            )
         self._shape = dims
 
     def canonical_axis(self, axis: int) -> int:
@@ -146,6 +151,11 @@ class Blob:
     def share(self, other: Blob) -> None:
         """Have data, diff and mask in common with ``other`` (shared parameters)."""
         self.values = other.values
+
+    def share_weights(self, other: Blob) -> None:
+        """Have data and mask in common with ``other``, a parameter of another net; the diff not."""
+        its = other.values
+        self.values = Values(its.data, self.values.diff, its.mask, its.arena, its.offset)
 
     def share_data(self, other: Blob) -> None:
         """Have the data in common with ``other``, the diff not."""

@@ -6,12 +6,14 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 from zlib import crc32
 
 from .blob import Blob
 from .errors import NetError, ProtocaffeError, ShapeError
 from .fillers import fill, layer_rng
+from .memory import Memory
 
 if TYPE_CHECKING:
     from .backends.base import Backend
@@ -65,6 +67,7 @@ class Layer:
         self.blobs: list[Blob] = []
         self.param_propagate_down: list[bool] = []
         self.loss_weights: list[float] = []
+        self._buffers: dict[str, Memory] = {}
         for path in self.kernels:
             backend.load_kernels(path)  # type: ignore[attr-defined]
 
@@ -123,6 +126,15 @@ class Layer:
         self.blobs.append(blob)
         self.param_propagate_down.append(True)
         return blob
+
+    def buffer(self, name: str, shape: Sequence[int], dtype: Any = None) -> Memory:
+        """The layer's own memory of this name; what lies in it stays until the number of values changes."""
+        shape = tuple(shape)
+        held = self._buffers.get(name)
+        if held is None or held.count != prod(shape):
+            held = self.backend.empty(shape, dtype)
+        self._buffers[name] = Memory(held.storage, shape)
+        return self._buffers[name]
 
     @property
     def random_key(self) -> int:

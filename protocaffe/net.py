@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from . import debug
 from .arena import Arena
 from .backends import Backend, get_backend
 from .blob import Blob
 from .errors import NetError, ShapeError, did_you_mean
+from .hooks import Hooks
 from .layer import TEST, TRAIN, Layer, create_layer
 from .memory import Slot
 from .parameters import Parameters
@@ -25,19 +27,7 @@ from .wiring import Wire, backward_needs, force_backward, forward_needs
 logger = logging.getLogger("protocaffe.net")
 
 
-class Handle:
-    """A registered hook; ``remove()`` takes it off."""
-
-    def __init__(self, hooks: list[Any], entry: Any) -> None:
-        self._hooks, self._entry = hooks, entry
-
-    def remove(self) -> None:
-        """Take the hook off; doing it twice is fine."""
-        if self._entry in self._hooks:
-            self._hooks.remove(self._entry)
-
-
-class Net(PycaffeNet, WeightFiles):
+class Net(PycaffeNet, Hooks, WeightFiles):
     """A network as pycaffe knows it.
 
     Parameters
@@ -75,6 +65,7 @@ class Net(PycaffeNet, WeightFiles):
             phase, weights, level = level, phase, 0
         if phase not in (TRAIN, TEST):
             raise NetError(f"phase must be protocaffe.TRAIN (0) or protocaffe.TEST (1), got {phase!r}")
+        stages = [stages] if isinstance(stages, str) else stages or ()
         is_file = isinstance(network_file, (str, os.PathLike))
         self.source = os.fspath(network_file) if is_file else "<NetParameter>"
         param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
@@ -82,17 +73,20 @@ class Net(PycaffeNet, WeightFiles):
         self.phase = int(phase)
         self.seed = fresh_seed(seed)
         #: the net as given, upgraded and filtered; splits are the net's own business
-        self.param = filter_net(param, *file_state(param, self.phase, level, stages or ()))
+        self.param = filter_net(param, *file_state(param, self.phase, level, stages))
         self.name = self.param.name
         self.blobs: OrderedDict[str, Blob] = OrderedDict()
         self.inputs: list[str] = []
         self._wires: list[Wire] = []
-        self._hooks: dict[str, list[Any]] = {k: [] for k in ("bf", "af", "bb", "ab")}
+        self._init_hooks()
         self._scratch = Slot(self.backend, self.backend.real)
         self.forward_count = self.backend.empty((1,), np.uint64)
         self._forward_plan: Plan | None = None
         self._backward_plan: Plan | None = None
-        self._shapes: tuple[Any, ...] = ()
+        self._mask_diff: tuple[Any, ...] = ()
+        self._mask_diff_version = -1
+        self._forward_layout: list[Any] = []
+        self._backward_layout: list[Any] = []
         parameters = Parameters()
         self._build(insert_splits(self.param), parameters)
         self.layers = [wire.layer for wire in self._wires]
@@ -102,9 +96,10 @@ class Net(PycaffeNet, WeightFiles):
         self.params_lr = parameters.lr_mults
         self.params_weight_decay = parameters.decay_mults
         self.arena = Arena(self.backend, self.learnable_params)
-        self._watched = [self.blobs[t] for w in self._wires if not w.bottoms for t in w.tops]
-        self._watched += [blob for layer in self.layers for blob in layer.blobs]
+        self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
+        if self.param.debug_info:
+            debug.attach(self)
         for path in filter(None, os.fspath(weights).split(",") if weights else ()):
             self.copy_from(path)
 
@@ -157,7 +152,8 @@ class Net(PycaffeNet, WeightFiles):
                     layer.fail(NetError, f'top "{name}" is already the top of another layer')
                 self.blobs[name] = Blob(self.backend, name)
                 need[name] = False
-            available.add(name)
+            if i < len(layer.param.top):
+                available.add(name)
             if layer.type == "Input":
                 self.inputs.append(name)
         wire.tops = tops
@@ -177,15 +173,23 @@ class Net(PycaffeNet, WeightFiles):
 
     def reshape(self) -> None:
         """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change."""
+        self._forward_plan = self._backward_plan = None
         for wire in self._wires:
             wire.layer.reshape(self._bottoms(wire), self._tops(wire))
-        self._forward_plan = self._backward_plan = None
 
-    def _shape_key(self) -> tuple[Any, ...]:
-        return tuple((blob.shape, id(blob.values.data.storage)) for blob in self._watched)
+    def _layout(self, which: str) -> list[Any]:
+        """What a plan depends on: each blob's shape, and where its "data" or "diff" lies, if it lies anywhere yet."""
+        return [(blob, blob.shape, getattr(blob.values, which).storage) for blob in self._watched]
+
+    @staticmethod
+    def _changed(layout: list[Any], which: str) -> bool:
+        return any(
+            blob.shape != shape or (storage is not None and getattr(blob.values, which).storage is not storage)
+            for blob, shape, storage in layout
+        )
 
     def _forward(self) -> Plan:
-        if self._forward_plan is not None and self._shapes == self._shape_key():
+        if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
         self.reshape()
         plan = Plan(self.backend)
@@ -201,12 +205,12 @@ class Net(PycaffeNet, WeightFiles):
         if self._count_random:
             counter.launch("count_up", 1, self.forward_count)
         plan.parts.append(counter.calls)
-        self._forward_plan, self._shapes = plan, self._shape_key()
+        self._forward_plan, self._forward_layout = plan, self._layout("data")
         return plan
 
     def _backward(self) -> Plan:
         self._forward()
-        if self._backward_plan is None:
+        if self._backward_plan is None or self._changed(self._backward_layout, "diff"):
             plan = Plan(self.backend)
             for wire in self._wires:
                 layer = wire.layer
@@ -214,7 +218,7 @@ class Net(PycaffeNet, WeightFiles):
                 if wire.need_backward:
                     layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
                 plan.parts.append(layer.ops.calls)
-            self._backward_plan = plan
+            self._backward_plan, self._backward_layout = plan, self._layout("diff")
         return self._backward_plan
 
     # -------------------------------------------------------------------------------------------------------- running
@@ -240,16 +244,22 @@ class Net(PycaffeNet, WeightFiles):
             self.layers[i].check()
 
     def run_backward(self, start: int | None = None, end: int = 0) -> None:
-        """Run the layers ``start`` down to ``end`` (numbers, inclusive) backward."""
+        """Run the layers ``start`` down to ``end`` (numbers, inclusive) backward; pruned weights get no gradient."""
         plan = self._backward()
         layers = range(len(self.layers) - 1 if start is None else start, end - 1, -1)
         if not (self._hooks["bb"] or self._hooks["ab"]):
             plan.run(tuple(layers))
-            return
-        for i in layers:
-            self._call_hooks("bb", i)
-            plan.run((i,))
-            self._call_hooks("ab", i)
+        else:
+            for i in layers:
+                self._call_hooks("bb", i)
+                plan.run((i,))
+                self._call_hooks("ab", i)
+        mask = self.arena_memory("mask")
+        if mask is not None:
+            if self._mask_diff_version != self.arena.version:
+                call = self.backend.bind_launch("apply_mask", self.arena.size, (mask, self.arena_memory("diff")))
+                self._mask_diff, self._mask_diff_version = (call,), self.arena.version
+            self.backend.replay(self._mask_diff)
 
     def forward(
         self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any
@@ -345,36 +355,6 @@ class Net(PycaffeNet, WeightFiles):
                     who = f'{wire.layer.describe()}: {what} "{blob.name}"'
                     return f"{who} has {bad} NaN or infinite of {blob.count} values"
         return None
-
-    # ---------------------------------------------------------------------------------------------------------- hooks
-    def _hook(self, kind: str, function: Callable[[str], Any], layer: str | None) -> Handle:
-        if layer is not None:
-            self._index(layer, "hook")
-        entry = (function, layer)
-        self._hooks[kind].append(entry)
-        return Handle(self._hooks[kind], entry)
-
-    def _call_hooks(self, kind: str, index: int) -> None:
-        name = self._layer_names[index]
-        for function, layer in list(self._hooks[kind]):
-            if layer is None or layer == name:
-                function(name)
-
-    def before_forward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
-        """Call ``function(layer name)`` before the forward pass of ``layer``, or of each layer."""
-        return self._hook("bf", function, layer)
-
-    def after_forward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
-        """Call ``function(layer name)`` after the forward pass of ``layer``, or of each layer."""
-        return self._hook("af", function, layer)
-
-    def before_backward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
-        """Call ``function(layer name)`` before the backward pass of ``layer``, or of each layer."""
-        return self._hook("bb", function, layer)
-
-    def after_backward(self, function: Callable[[str], Any], layer: str | None = None) -> Handle:
-        """Call ``function(layer name)`` after the backward pass of ``layer``, or of each layer."""
-        return self._hook("ab", function, layer)
 
     def close(self) -> None:
         """Let go of the layers' files and threads."""

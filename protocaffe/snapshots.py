@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,16 @@ class Snapshots:
             prefix = os.path.join(prefix, stem)
         return f"{prefix}_iter_{self.iter}{extension}"
 
+    def check_snapshot_folder(self) -> None:
+        """Raise SolverError now, and not after hours, if the folder for snapshots cannot be written to."""
+        folder = os.path.dirname(os.path.abspath(self.snapshot_name(".caffemodel")))
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SolverError(f'solver "{self.source}": cannot write snapshots to "{folder}": {error}') from error
+
     def snapshot(self) -> tuple[str, str]:
         """Write weights and state; returns their paths. An older snapshot is untouched if writing fails."""
         from .io import schema
@@ -53,6 +64,7 @@ class Snapshots:
             logger.info("Snapshotting to binary proto file %s", model)
             self.net.save(model, write_diff=self.param.snapshot_diff)
             resume = schema.ResumeState(seed=self.seed, forward_count=int(self.net.forward_count.array[0]))
+            resume.type = self.param.type
             resume.loss_window.extend(self._losses)
             for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
@@ -66,7 +78,8 @@ class Snapshots:
     def restore(self, path: str | os.PathLike) -> None:
         """Go on from a solver state: weights and masks, history, iteration; data positions where the state has them.
 
-        Raises SolverError for a state of another net, rule or format, FileFormatError for a damaged one.
+        Raises SolverError for a state of another net or rule (as far as it tells: Caffe's own states do not), and
+        FileFormatError for a damaged one.
         """
         from .io.solverstate import read_solverstate
 
@@ -75,8 +88,12 @@ class Snapshots:
         if path.endswith(".h5"):
             raise FileFormatError(f'"{path}": solver states in HDF5 are not read by this version; give a .solverstate')
         state = read_solverstate(path)
+        written_by = state.resume.type if state.resume is not None else ""
+        if written_by and written_by != self.param.type:
+            raise SolverError(f'"{path}" is the state of a solver of type {written_by}, this one is {self.param.type}')
         history = self._match_history(path, state.history)
         if state.learned_net:
+            self.net.drop_masks()  # what the snapshot has, and no more
             self.net.copy_from(self._find_weights(path, state.learned_net))
         for memory, values in history:
             memory.array[...] = values

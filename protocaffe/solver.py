@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from . import backends, debug
 from .backends import Backend, get_backend
-from .errors import DivergedError, ParameterError, SolverError, did_you_mean
+from .errors import BackendError, DivergedError, ParameterError, SolverError, did_you_mean
+from .hooks import Handle
 from .layer import TEST, TRAIN
 from .lr_policies import learning_rate
 from .memory import Memory
@@ -74,7 +76,7 @@ class Solver(PycaffeSolver, Snapshots):
         is_file = isinstance(solver_file, (str, os.PathLike))
         self.source = source or (os.fspath(solver_file) if is_file else "<SolverParameter>")
         self.param = prototxt.read_solver(self.source) if is_file else upgrade_solver(solver_file)
-        self.backend = backend or get_backend("cpu")
+        self.backend = backend or self._default_backend()
         self._check_param()
         self.seed = fresh_seed(self.param.random_seed)
         self.iter = 0
@@ -87,19 +89,30 @@ class Solver(PycaffeSolver, Snapshots):
         self._losses: deque[float] = deque(maxlen=max(1, self.param.average_loss))
         self._callbacks: list[tuple[Callable[[], Any], Callable[[], Any]]] = []
         self._stopped = False
+        self._debug: list[Handle] = []
         self._timer = (time.perf_counter(), 0)
         self.net = self._train_net()
         self.test_nets = self._test_nets()
         self.test_scores = [{} for _ in self.test_nets]
         for names in self.param.weights:
             for path in filter(None, names.split(",")):
-                self.net.copy_from(path.strip())
+                self.copy_from(path.strip())
         self._init_update()
 
     # -------------------------------------------------------------------------------------------------- construction
     def fail(self, error: type[Exception], text: str) -> Any:
         """Raise ``error`` with the solver's file before the text."""
         raise error(f'solver "{self.source}": {text}')
+
+    def _default_backend(self) -> Backend:
+        p = self.param
+        if p.HasField("solver_mode") and p.solver_mode == p.GPU and not backends.cpu_chosen:
+            self.fail(
+                BackendError,
+                "solver_mode: GPU, but this version of protocaffe computes on the CPU; say so with --cpu, "
+                'protocaffe.set_mode_cpu() or backend=get_backend("cpu"), or take the line out',
+            )
+        return get_backend("cpu")
 
     def _check_param(self) -> None:
         p = self.param
@@ -111,6 +124,12 @@ class Solver(PycaffeSolver, Snapshots):
             self.fail(ParameterError, f"iter_size must be at least 1, got {p.iter_size}")
         if p.regularization_type not in ("L1", "L2"):
             self.fail(ParameterError, f'regularization_type must be "L1" or "L2", got "{p.regularization_type}"')
+        if any(batches < 1 for batches in p.test_iter):
+            self.fail(ParameterError, f"test_iter must be at least 1, got {list(p.test_iter)}")
+        try:
+            learning_rate(p, 0)
+        except ParameterError as error:
+            self.fail(ParameterError, str(error))
         for name in ("display", "test_interval", "snapshot", "max_iter"):
             if getattr(p, name) < 0:
                 self.fail(ParameterError, f"{name} must not be negative, got {getattr(p, name)}")
@@ -161,6 +180,11 @@ class Solver(PycaffeSolver, Snapshots):
             nets[-1].share_with(self.net)
         return nets
 
+    def copy_from(self, path: str | os.PathLike) -> None:
+        """Copy weights from a caffemodel to the training net, and to the layers that only a test net has."""
+        for net in (self.net, *self.test_nets):
+            net.copy_from(path)
+
     # --------------------------------------------------------------------------------------------------------- update
     def _init_update(self) -> None:
         arena, real = self.net.arena, self.backend.real
@@ -179,6 +203,13 @@ class Solver(PycaffeSolver, Snapshots):
 
     def _bind_update(self) -> None:
         net, arena = self.net, self.net.arena
+        for layer in net.layers:
+            if any(blob.values.arena is not arena for blob in layer.blobs):
+                self.fail(
+                    SolverError,
+                    f"{layer.describe()} of the training net uses another net's parameters, which this solver does not "
+                    "update; share the other way round: net.share_with(solver.net)",
+                )
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
         masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
@@ -255,12 +286,17 @@ class Solver(PycaffeSolver, Snapshots):
             for on_start, _ in self._callbacks:
                 on_start()
             self.backend.replay((self._clear,))
+            if p.debug_info and p.display and self.iter % p.display == 0:
+                self._debug = debug.attach(self.net)
             self._note_loss(sum(self._forward_backward() for _ in range(p.iter_size)) / p.iter_size)
             if p.display and self.iter % p.display == 0:
                 self._display()
             for _, on_gradients in self._callbacks:
                 on_gradients()
             self.apply_update()
+            if self._debug:
+                debug.log_update(self.net)
+                self._debug = debug.detach(self._debug)
             self.iter += 1
             wanted = self.action()
             if (p.snapshot and self.iter % p.snapshot == 0) or wanted == "snapshot":
@@ -309,6 +345,8 @@ class Solver(PycaffeSolver, Snapshots):
     def solve(self, resume_file: str | os.PathLike | None = None) -> None:
         """Train to ``max_iter``, from a solver state if one is given, with the final snapshot and test."""
         p = self.param
+        if p.snapshot or p.snapshot_after_train:
+            self.check_snapshot_folder()
         logger.info("Solving %s", self.net.name)
         logger.info("Learning Rate Policy: %s", p.lr_policy)
         self._stopped = False

@@ -13,6 +13,7 @@ from .blob import Blob
 from .errors import FileFormatError, WeightsError
 
 if TYPE_CHECKING:
+    from .arena import Arena
     from .io.caffemodel import LayerWeights
     from .layer import Layer
 
@@ -26,6 +27,7 @@ class WeightFiles:
     """The part of Net that deals with weights in files and in other nets."""
 
     layers: list[Layer]
+    arena: Arena
     name: str
     param: Any
     #: weights that came from a file and may be pruned without saying so
@@ -35,7 +37,8 @@ class WeightFiles:
         """Copy weights, and masks where the file has them, from a caffemodel to the layers of the same names.
 
         Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
-        the net masked. Raises WeightsError where counts or shapes differ, FileFormatError for a damaged file.
+        the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0. Raises, before
+        anything changes, WeightsError where counts or shapes differ and FileFormatError for a damaged file.
         """
         from .io.caffemodel import read_caffemodel
 
@@ -48,6 +51,7 @@ class WeightFiles:
     def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights") -> None:
         """Copy what a file held; see copy_from."""
         own: dict[str, list[Layer]] = {}
+        matched: list[tuple[Layer, LayerWeights]] = []
         for layer in self.layers:
             own.setdefault(layer.name, []).append(layer)
         for stored in weights:
@@ -58,10 +62,18 @@ class WeightFiles:
             queue = own[stored.name]
             layer = queue.pop(0) if len(queue) > 1 else queue[0]
             if stored.blobs:
-                self._copy_layer(layer, stored, source)
+                self._check_layer(layer, stored, source)
+                matched.append((layer, stored))
+        for layer, stored in matched:
+            for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
+                blob.data = values.reshape(blob.shape)
+                if keep is not None:
+                    blob.mask = keep.reshape(blob.shape)
+                blob.apply_mask()
         self._check_zeros_of = source
 
-    def _copy_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
+    @staticmethod
+    def _check_layer(layer: Layer, stored: LayerWeights, source: str) -> None:
         if len(stored.blobs) != len(layer.blobs):
             raise WeightsError(
                 f'"{source}": {layer.describe()} has {len(layer.blobs)} parameters, '
@@ -73,11 +85,6 @@ class WeightFiles:
                     f'"{source}": {layer.describe()}: parameter {i} must have shape {blob.shape}, got {values.shape}; '
                     "to train it afresh, give the layer another name"
                 )
-        for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
-            blob.mask = None
-            blob.data = values.reshape(blob.shape)
-            if keep is not None:
-                blob.mask = keep.reshape(blob.shape)
 
     def warn_of_zeros(self) -> None:
         """Warn, once after weights were copied, if they look pruned but have no masks: training would fill them in."""
@@ -87,7 +94,7 @@ class WeightFiles:
         blobs = [b for b in self.prunable() if b.mask is None]
         count = sum(b.count for b in blobs)
         zeros = sum(b.count - int(np.count_nonzero(b.data)) for b in blobs)
-        if count and zeros > ZEROS_WARNING * count and not any(b.mask is not None for b in self.prunable()):
+        if count and zeros > ZEROS_WARNING * count:
             logger.warning(
                 "%s: %.1f %% of the prunable weights are exactly 0, but no masks are stored: training will fill "
                 "them in. Give --mask-from-zeros (net.masks_from_zeros()) to keep them 0.",
@@ -124,8 +131,11 @@ class WeightFiles:
         write_caffemodel(path, insert_splits(self.param), self.layer_weights(write_diff), write_diff)
 
     def share_with(self, other: WeightFiles) -> None:
-        """Use the parameters of ``other``'s layers of the same names, diffs and masks too: test nets do."""
-        theirs = {layer.name: layer for layer in other.layers}
+        """Use the parameters of ``other``'s layers of the same names, masks too, but not diffs: test nets do.
+
+        A solver trains the parameters of its own net, so it is the other nets that have to share with that one.
+        """
+        theirs = {layer.name: layer for layer in reversed(other.layers)}  # of one name, the first
         for layer in self.layers:
             source = theirs.get(layer.name)
             if source is None or not source.blobs:
@@ -136,7 +146,8 @@ class WeightFiles:
                     f'share those of net "{other.name}": {[b.shape for b in source.blobs]}'
                 )
             for mine, its in zip(layer.blobs, source.blobs, strict=True):
-                mine.share(its)
+                mine.share_weights(its)
+        self.arena.version += 1
 
     # ---------------------------------------------------------------------------------------------------------- masks
     def prunable(self) -> list[Blob]:
@@ -144,7 +155,7 @@ class WeightFiles:
         found: list[Blob] = []
         for layer in self.layers:
             for blob in layer.blobs:
-                if blob.prunable and all(blob.values is not b.values for b in found):
+                if blob.prunable and all(blob.values.data is not b.values.data for b in found):
                     found.append(blob)
         return found
 

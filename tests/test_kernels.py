@@ -38,7 +38,8 @@ def probed32(cache):
 
 
 # --------------------------------------------------------------------------------------------------------- wrong calls
-def test_every_kernel_of_the_sources_is_in_the_library(cpu):
+def test_every_kernel_of_the_sources_is_in_the_library():
+    cpu = CpuBackend()
     for name in cpu._manifest.kernels:
         assert getattr(cpu._library, name), name
 

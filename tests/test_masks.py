@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import protocaffe
-from protocaffe.errors import ShapeError
+from protocaffe.errors import ShapeError, WeightsError
 from protocaffe.io import prototxt
 from protocaffe.io.caffemodel import LayerWeights, read_caffemodel, write_caffemodel
 
@@ -254,13 +254,50 @@ def test_files_keep_masks_and_weights_are_zero_in_them(tmp_path):
         np.testing.assert_array_equal(a.mask, b.mask)
 
 
-def test_loading_a_plain_file_into_a_masked_net_takes_its_masks_off(tmp_path):
+def test_loading_a_plain_file_into_a_masked_net_keeps_its_masks(tmp_path):
     net = protocaffe.Net(prototxt.parse_net(NET), seed=1)
     net.save(tmp_path / "plain.caffemodel")
     prune(net)
+    masks = [b.mask.copy() for b in net.prunable()]
     net.copy_from(tmp_path / "plain.caffemodel")
-    assert all(b.mask is None for b in net.prunable())
-    assert all(b.data.all() for b in net.prunable())
+    assert_pruned_are_zero(net)
+    for blob, keep in zip(net.prunable(), masks, strict=True):
+        np.testing.assert_array_equal(blob.mask, keep)
+        assert blob.data[keep].all()
+
+
+def test_restoring_a_dense_snapshot_takes_masks_off(tmp_path):
+    solver = make_solver("SGD", f'snapshot_prefix: "{tmp_path}/dense"')
+    solver.step(1)
+    _, state = solver.snapshot()
+    prune(solver.net)
+    solver.restore(state)
+    assert all(b.mask is None for b in solver.net.prunable())
+    assert all(b.data.all() for b in solver.net.prunable())
+
+
+def test_gradients_of_pruned_weights_are_zero_before_the_update():
+    """Callbacks, snapshots of diffs and updates written in Python see the masked gradient."""
+    solver = make_solver("SGD", "iter_size: 2")
+    prune(solver.net)
+    seen = []
+    solver.add_callback(lambda: None, lambda: seen.extend(np.abs(b.diff[~b.mask]).max() for b in solver.net.prunable()))
+    solver.step(2)
+    assert seen and not any(seen)
+    assert all(np.abs(b.diff[b.mask]).max() > 0 for b in solver.net.prunable())
+
+
+def test_weights_that_do_not_fit_change_nothing(tmp_path):
+    net = protocaffe.Net(prototxt.parse_net(NET), seed=1)
+    before = net.arena.master.host().copy()
+    weights = protocaffe.Net(prototxt.parse_net(NET), seed=2).layer_weights()
+    weights[-1].blobs[0] = weights[-1].blobs[0][:3]
+    weights[-1].masks[0] = None
+    with pytest.raises(
+        WeightsError, match=r'layer "two" \(InnerProduct\): parameter 0 must have shape \(9, 9\), got \(3, 9\)'
+    ):
+        net.copy_weights(weights, "w.caffemodel")
+    np.testing.assert_array_equal(net.arena.master.host(), before)
 
 
 def test_zeros_without_masks_are_warned_of_by_name(tmp_path, caplog):

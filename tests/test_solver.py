@@ -11,7 +11,7 @@ import pytest
 
 import protocaffe
 from protocaffe.data.datasets import offline_sample
-from protocaffe.errors import DataError, DivergedError, FileFormatError, ParameterError, SolverError
+from protocaffe.errors import BackendError, DataError, DivergedError, FileFormatError, ParameterError, SolverError
 from protocaffe.io.solverstate import read_solverstate, write_solverstate
 
 NET = """
@@ -185,6 +185,41 @@ def test_stop_and_snapshot_actions(make, tmp_path, caplog):
     assert "Optimization stopped early." in caplog.text
 
 
+def test_debug_info_logs_what_caffe_logs(make, caplog):
+    solver = make("debug_info: true display: 2")
+    with caplog.at_level(logging.INFO, "protocaffe.net"):
+        solver.step(2)
+    lines = [line for r in caplog.records if (line := r.getMessage()).startswith("    [")]
+    assert sum(line.startswith("    [Forward] Layer ip, top blob ip data: ") for line in lines) == 1
+    assert sum(line.startswith("    [Backward] Layer ip, param blob 0 diff: ") for line in lines) == 1
+    assert sum(line.startswith("    [Update] Layer conv, param 1 data: ") for line in lines) == 1
+    assert not any("[Backward] Layer data" in line for line in lines)
+
+
+def test_an_unwritable_snapshot_folder_is_found_before_training(make, tmp_path):
+    solver = make()
+    solver.param.snapshot_prefix = str(tmp_path / "net.prototxt" / "snap")
+    with pytest.raises(SolverError, match="cannot write snapshots to"):
+        solver.solve()
+    assert solver.iter == 0
+
+
+def test_weights_reach_layers_that_only_the_test_net_has(make, tmp_path):
+    extra = (
+        NET
+        + """
+    layer { name: "extra" type: "InnerProduct" bottom: "ip" top: "extra" include { phase: TEST }
+            inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+    """
+    )
+    first = make("test_iter: 1 test_interval: 5", net=extra)
+    first.test_nets[0].params["extra"][0].data[...] = 7
+    first.test_nets[0].save(tmp_path / "w.caffemodel")
+    second = make(f'test_iter: 1 test_interval: 5 weights: "{tmp_path}/w.caffemodel"', net=extra)
+    assert (second.test_nets[0].params["extra"][0].data == 7).all()
+    np.testing.assert_array_equal(second.net.params["ip"][0].data, first.net.params["ip"][0].data)
+
+
 def test_callbacks_see_the_gradients_before_the_update(make):
     solver = make()
     seen = []
@@ -217,11 +252,18 @@ def test_a_state_of_another_net_or_rule_is_refused_before_anything_changes(make,
     _, path = solver.snapshot()
     other = make()
     before = everything(other)
-    with pytest.raises(SolverError, match=r"needs 4 history blobs, the state holds 8"):
+    with pytest.raises(SolverError, match="state of a solver of type Adam, this one is SGD"):
         other.restore(path)
+    with pytest.raises(SolverError, match="state of a solver of type Adam, this one is AdaDelta"):
+        make(rule="AdaDelta").restore(path)
     state = read_solverstate(path)
+    state.resume = None
     state.history = [h[..., :1] if i == 2 else h for i, h in enumerate(state.history[:4])]
     write_solverstate(tmp_path / "bad.solverstate", state)
+    state.history = state.history[:3]
+    write_solverstate(tmp_path / "short.solverstate", state)
+    with pytest.raises(SolverError, match="needs 4 history blobs, the state holds 3"):
+        other.restore(tmp_path / "short.solverstate")
     with pytest.raises(SolverError, match=r"history blob 2 must have shape \(10, 400\)|history blob 2 must have shape"):
         other.restore(tmp_path / "bad.solverstate")
     assert_same_bits(before, everything(other))
@@ -258,6 +300,8 @@ def test_a_failed_snapshot_leaves_the_older_one_whole(make, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
+        ("test_iter: 0 test_interval: 1", ParameterError, "test_iter must be at least 1, got \\[0\\]"),
+        ('lr_policy: "stairs"', ParameterError, 'solver.prototxt": unknown lr_policy "stairs"'),
         ("iter_size: 0", ParameterError, "iter_size must be at least 1, got 0"),
         ('regularization_type: "L3"', ParameterError, 'must be "L1" or "L2", got "L3"'),
         ("test_iter: 2", SolverError, "test_interval must be given"),
@@ -294,6 +338,15 @@ def test_unknown_type_gets_a_suggestion(solver_file):
     path.write_text(path.read_text().replace('type: "SGD"', 'type: "RMSprop"'))
     with pytest.raises(SolverError, match='unknown type "RMSprop"; did you mean "RMSProp"'):
         protocaffe.get_solver(path)
+
+
+def test_a_solver_that_asks_for_a_gpu_is_not_run_on_the_cpu_silently(solver_file, monkeypatch):
+    path = solver_file("solver_mode: GPU")
+    with pytest.raises(BackendError, match=r"solver_mode: GPU, but .* --cpu"):
+        protocaffe.get_solver(path)
+    monkeypatch.setattr("protocaffe.backends.cpu_chosen", False)
+    protocaffe.set_mode_cpu()
+    protocaffe.get_solver(path).close()
 
 
 def test_missing_data_names_file_and_layer(solver_file):

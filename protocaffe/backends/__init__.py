@@ -8,6 +8,9 @@ from typing import Any
 from ..errors import BackendError
 from .base import Backend
 
+#: set_mode_cpu() was called: the CPU is what the user wants, whatever a solver file says
+cpu_chosen = False
+
 
 @cache
 def get_backend(name: str = "cpu", real: Any = "float32") -> Backend:

@@ -51,6 +51,8 @@ class CpuBackend(Backend):
             self._library = _load(path)
         except (build.BuildError, OSError) as error:
             raise KernelError(f"the CPU kernels ({self.variant}) cannot be loaded: {error}") from error
+        # libgomp's threads do not survive a fork; a child that waits for them waits for ever: it gets a team of one.
+        os.register_at_fork(after_in_child=partial(self._library.core_set_threads, 1))
         self._include = folder
         self._manifest = manifest.parse([*sorted(folder.glob("*.h")), *sorted(folder.glob("*.cu"))])
         self._real = ctypes.c_float if self.real == np.float32 else ctypes.c_double

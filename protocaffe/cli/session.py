@@ -101,7 +101,7 @@ def open_solver(job: Job) -> Solver:
     parameter = solver_parameter(job)
     solver = get_solver(parameter, backend=solver_backend(job, parameter), source=job.solver)
     for path in split(job.weights):
-        solver.net.copy_from(path)
+        solver.copy_from(path)
     if job.snapshot:
         solver.restore(job.snapshot)
     apply_masks(solver.net, job.mask_from_zeros, job.drop_masks)

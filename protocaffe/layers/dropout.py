@@ -36,7 +36,7 @@ class Dropout(Layer):
     def reshape(self, bottom, top):
         top[0].reshape(bottom[0].shape)
         if self.phase == TRAIN:
-            self.keep = self.backend.empty(bottom[0].shape, np.uint8)
+            self.keep = self.buffer("keep", bottom[0].shape, np.uint8)
 
     def forward(self, bottom, top):
         x, y, n = bottom[0].data_mem, top[0].data_mem, bottom[0].count

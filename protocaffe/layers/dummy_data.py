@@ -45,6 +45,7 @@ class DummyData(Layer):
             self._wrong_count("data_filler", len(top), len(fillers))
         self._fillers = fillers * len(top) if len(fillers) == 1 else fillers
         self._passes = 0
+        self._filled = False
 
     def _read_shapes(self, param: Any, tops: int) -> list[tuple[int, ...]]:
         legacy = [list(getattr(param, name)) for name in _LEGACY]
@@ -66,8 +67,10 @@ class DummyData(Layer):
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for i, (blob, shape) in enumerate(zip(top, self._shapes, strict=True)):
-            blob.reshape(shape)
-            self._fill(i, blob)
+            if blob.shape != shape or not self._filled:
+                blob.reshape(shape)
+                self._fill(i, blob)
+        self._filled = True
 
     def _fill(self, index: int, blob: Blob) -> None:
         key = stream_key(self.rng_seed, self.name, "dummy", index)

@@ -23,7 +23,7 @@ class Labelled(Layer):
     def setup(self, bottom, top):
         p = self.label_param()
         self.has_ignore, self.ignore = int(p.HasField("ignore_label")), p.ignore_label
-        self.status = self.backend.empty((2,), np.int32)
+        self.status = self.buffer("status", (2,), np.int32)
 
     def label_param(self):
         """The message that holds ``ignore_label``."""
@@ -42,8 +42,8 @@ class Labelled(Layer):
                 f'bottom "{label.name}" must hold {self.rows} labels, one for each position of "{x.name}" {x.shape} '
                 f"but axis {axis}, got {label.count} ({label.shape})",
             )
-        self.row_valid = self.backend.empty((max(1, self.rows),))
-        self.row_value = self.backend.empty((max(1, self.rows),))
+        self.row_valid = self.buffer("row_valid", (max(1, self.rows),))
+        self.row_value = self.buffer("row_value", (max(1, self.rows),))
 
     def check(self):
         flag, label = self.status.array
@@ -74,7 +74,7 @@ class LabelledLoss(Labelled):
         self.normalization = names[p.normalization].name
         if not p.HasField("normalization") and p.HasField("normalize"):
             self.normalization = "VALID" if p.normalize else "BATCH_SIZE"
-        self.normalizer = self.backend.empty((1,))
+        self.normalizer = self.buffer("normalizer", (1,))
 
     def reshape(self, bottom, top):
         self.shape_rows(bottom)

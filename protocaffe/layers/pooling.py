@@ -8,16 +8,16 @@ from ..errors import ParameterError, ShapeError
 from ..layer import Layer, register
 
 
-def pooled_extent(n: int, kernel: int, stride: int, pad: int, floor: bool) -> int:
-    """Output extent: (n + 2 pad - kernel) / stride + 1, rounded up (or down); with padding the last window must start
-    inside.
+def pooled_extent(n: int, kernel: int, stride: int, pad: int, floor: bool, clip: bool) -> int:
+    """Output extent: (n + 2 pad - kernel) / stride + 1, rounded up (or down). ``clip``, given where any axis is padded:
+    the last window must start inside.
 
-    >>> pooled_extent(5, 2, 2, 0, floor=False), pooled_extent(5, 2, 2, 0, floor=True)
+    >>> pooled_extent(5, 2, 2, 0, False, clip=False), pooled_extent(5, 2, 2, 0, True, clip=False)
     (3, 2)
     """
     span = n + 2 * pad - kernel
     out = (span // stride if floor else -(-span // stride)) + 1
-    return out - 1 if pad and (out - 1) * stride >= n + pad else out
+    return out - 1 if clip and (out - 1) * stride >= n + pad else out
 
 
 @register("Pooling")
@@ -86,7 +86,7 @@ class Pooling(Layer):
         for extent, k, s, p in zip(dims, kernel, self.stride, self.pad, strict=True):
             if extent + 2 * p < k:
                 self.fail(ShapeError, f"kernel {kernel} is larger than the padded input, bottom {bottom[0].shape}")
-            out.append(pooled_extent(extent, k, s, p, self.floor))
+            out.append(pooled_extent(extent, k, s, p, self.floor, clip=any(self.pad)))
         for t in top:
             t.reshape(n, c, *out)
         self.planes = n * c
@@ -96,7 +96,7 @@ class Pooling(Layer):
         #: 2x2 windows at stride 2 that tile the plane have kernels of their own
         self.tiled = kernel == (2, 2) == self.stride and self.pad == (0, 0) and dims == [2 * o for o in out]
         if self.is_max:
-            self.index = self.backend.empty(top[0].shape, np.int32)
+            self.index = self.buffer("index", top[0].shape, np.int32)
 
     def forward(self, bottom, top):
         x, y, count = bottom[0].data_mem, top[0].data_mem, top[0].count

@@ -25,7 +25,7 @@ class SoftmaxWithLoss(LabelledLoss):
 
     def reshape(self, bottom, top):
         super().reshape(bottom, top)
-        self.prob = self.backend.empty(bottom[0].shape)
+        self.prob = self.buffer("prob", bottom[0].shape)
         if len(top) == 2:
             top[1].reshape(bottom[0].shape)
 

@@ -33,6 +33,8 @@ CASES = {
     "global": ("global_pooling: true", (2, 3, 4, 5), {"kernel": (4, 5)}),
     "1x1": ("kernel_size: 1", (2, 2, 3, 3), {"kernel": 1}),
     "gaps": ("kernel_size: 1 stride: 2", (2, 2, 5, 7), {"kernel": 1, "stride": 2}),
+    "padding_clips_both_axes": ("kernel_h: 3 kernel_w: 1 pad_h: 1 pad_w: 0 stride: 4", (1, 2, 5, 3),
+                                {"kernel": (3, 1), "stride": 4, "pad": (1, 0)}),
     "wide_gaps": ("kernel_size: 2 stride: 3", (1, 2, 8, 5), {"kernel": 2, "stride": 3}),
 }  # fmt: skip
 
@@ -81,7 +83,8 @@ def test_any_shape(data):
     kernel, stride, floor = data.draw(two), data.draw(two), data.draw(st.booleans())
     pad = tuple(data.draw(st.integers(0, k - 1)) for k in kernel)
     extents = tuple(max(1, k - 2 * p) + data.draw(st.integers(0, 6)) for k, p in zip(kernel, pad, strict=True))
-    out = [oracles.pooled(n, k, s, p, floor) for n, k, s, p in zip(extents, kernel, stride, pad, strict=True)]
+    axes = zip(extents, kernel, stride, pad, strict=True)
+    out = [oracles.pooled(n, k, s, p, floor, any(pad)) for n, k, s, p in axes]
     # Undefined in Caffe: a window that begins behind the input. Its maximum would be of nothing.
     assume(all((o - 1) * s - p < n for o, s, p, n in zip(out, stride, pad, extents, strict=True)))
     options = " ".join(
@@ -103,9 +106,9 @@ def test_extents():
     for n, kernel, stride, pad in np.ndindex(12, 5, 5, 4):
         n, kernel, stride = n + 1, kernel + 1, stride + 1
         if n + 2 * pad >= kernel > pad:
-            for floor in (False, True):
-                wanted = oracles.pooled(n, kernel, stride, pad, floor)
-                assert pooled_extent(n, kernel, stride, pad, floor) == wanted, (n, kernel, stride, pad, floor)
+            for floor, clip in ((False, pad > 0), (True, pad > 0), (False, True), (True, True)):
+                args = (n, kernel, stride, pad, floor, clip)
+                assert pooled_extent(*args) == oracles.pooled(*args), args
 
 
 def test_the_first_of_equal_values_wins():

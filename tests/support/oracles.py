@@ -38,9 +38,12 @@ class Windows:
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
         for at in np.ndindex(*self.kernel):
-            yield at, tuple(
-                slice(k * d, k * d + (o - 1) * s + 1, s)
-                for k, d, o, s in zip(at, self.dilation, self.out, self.stride, strict=True)
+            yield (
+                at,
+                tuple(
+                    slice(k * d, k * d + (o - 1) * s + 1, s)
+                    for k, d, o, s in zip(at, self.dilation, self.out, self.stride, strict=True)
+                ),
             )
 
 
@@ -101,26 +104,31 @@ def inner_product_gradient(
     axis %= x.ndim
     rows, dy = x.reshape(prod(x.shape[:axis]), -1), dy.reshape(prod(x.shape[:axis]), -1)
     dw = dy.T @ rows
-    return [(dy @ (w.T if transpose else w)).reshape(x.shape), dw.T if transpose else dw, *([dy.sum(0)] if bias else [])]
+    return [
+        (dy @ (w.T if transpose else w)).reshape(x.shape),
+        dw.T if transpose else dw,
+        *([dy.sum(0)] if bias else []),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- pooling
-def pooled(n: int, kernel: int, stride: int, pad: int, floor: bool) -> int:
-    """The number of windows along an axis, by trying: they start within the input or its front padding, and the last
-    one ends beyond the padded input by less than a stride, or with ``floor`` not at all."""
+def pooled(n: int, kernel: int, stride: int, pad: int, floor: bool, clip: bool) -> int:
+    """The number of windows along an axis, by trying: the last one ends beyond the padded input by less than a stride,
+    or with ``floor`` not at all. With ``clip`` (Caffe: if any axis is padded) it starts before the back padding."""
     starts = [0]
     while starts[-1] + kernel < n + 2 * pad:
         starts.append(starts[-1] + stride)
     if floor and starts[-1] + kernel > n + 2 * pad:
         starts.pop()
-    if pad and starts[-1] >= n + pad:
+    if clip and starts[-1] >= n + pad:
         starts.pop()
     return len(starts)
 
 
 def _pool_windows(shape: Sequence[int], kernel: Any, stride: Any, pad: Any, floor: bool) -> tuple[Any, Any]:
     kernel, stride, pad = _per_axis(kernel, 2), _per_axis(stride, 2), _per_axis(pad, 2)
-    out = tuple(pooled(n, k, s, p, floor) for n, k, s, p in zip(shape[2:], kernel, stride, pad, strict=True))
+    axes = zip(shape[2:], kernel, stride, pad, strict=True)
+    out = tuple(pooled(n, k, s, p, floor, any(pad)) for n, k, s, p in axes)
     places = {}
     for o in np.ndindex(*out):
         begin = [i * s - p for i, s, p in zip(o, stride, pad, strict=True)]
