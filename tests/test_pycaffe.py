@@ -143,7 +143,8 @@ def test_modules_and_lists():
         assert getattr(caffe, name) is not None
 
 
-def test_devices():
+def test_devices(monkeypatch):
+    monkeypatch.setattr("protocaffe.backends.cpu_chosen", False)  # set_mode_cpu is for good
     protocaffe.set_mode_cpu()
     protocaffe.set_device("cpu")
     protocaffe.set_device(-1)
