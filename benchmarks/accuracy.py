@@ -1,12 +1,12 @@
 """Test accuracy of the shipped models over several seeds: the mean and the spread, dense and (--sparsity) fine-tuned.
 
-Each model of models/ is trained by its own solver file, with nothing changed but ``random_seed``, and scored once on the
-10,000 test digits when it is done. With ``--sparsity`` it is then pruned by global magnitude and fine-tuned under its
-masks, for half the iterations from half the learning rate, as models/lenet/README.md says. No choice is made on the
-test digits here: recipes are what the files say.
+Each model of models/ is trained by its own solver file, with nothing changed but ``random_seed``, and scored once on
+the 10,000 test digits when it is done. With ``--sparsity`` it is then pruned by global magnitude and fine-tuned under
+its masks, for half the iterations from half the learning rate, as models/lenet/README.md says. No choice is made on
+the test digits here: recipes are what the files say.
 
     protocaffe data mnist
-    python benchmarks/accuracy.py [--models lenet,lenet_300_100,mnist_cnn] [--seeds 1,2,3] [--sparsity 0.9] [--json FILE]
+    python benchmarks/accuracy.py [--models lenet,mnist_cnn] [--seeds 1,2,3] [--sparsity 0.9] [--json FILE]
 """
 
 from __future__ import annotations
