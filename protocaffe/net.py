@@ -39,7 +39,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     backend : the device; the CPU unless given
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
 
-    ``Net(file, weights, phase)``, pycaffe's old order, works too.
+    The old order of pycaffe, file, weights, phase, works too.
 
     >>> import protocaffe
     >>> net = protocaffe.Net("models/lenet/deploy.prototxt", protocaffe.TEST, seed=1)
