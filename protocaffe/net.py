@@ -95,7 +95,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self.learnable_params = parameters.owners
         self.params_lr = parameters.lr_mults
         self.params_weight_decay = parameters.decay_mults
-        self.arena = Arena(self.backend, self.learnable_params)
+        self.arena = Arena(self.backend, [blob for blob in self.learnable_params if not blob.statistic])
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
         if self.param.debug_info:
