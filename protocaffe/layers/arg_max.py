@@ -11,9 +11,9 @@ class ArgMax(Layer):
     """The places of the ``top_k`` largest values, in order; of equal values the larger place comes first, NaN counts as
     the largest number. No gradient.
 
-    Bottom (N, ...). Without ``axis`` each of the N items is searched as a whole: top (N, 1, top_k, 1...) holds places, with
-    ``out_max_val`` (N, 2, top_k, 1...) places and then values; it has as many axes as the bottom, at least 3. With
-    ``axis`` the top is the bottom's shape with top_k in place of that axis and holds places, with ``out_max_val``
+    Bottom (N, ...). Without ``axis`` each of the N items is searched as a whole: top (N, 1, top_k, 1...) holds places,
+    with ``out_max_val`` (N, 2, top_k, 1...) places and then values; it has as many axes as the bottom, at least 3.
+    With ``axis`` the top is the bottom's shape with top_k in place of that axis and holds places, with ``out_max_val``
     values instead.
 
     Options: ``out_max_val`` false, ``top_k`` 1, ``axis`` none (negative: from the end). Raises ParameterError for a

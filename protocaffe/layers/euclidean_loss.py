@@ -11,8 +11,8 @@ from .chunked import chunks_of
 class EuclideanLoss(Layer):
     """L = sum (a - b)^2 / (2 N); da = (a - b) loss weight / N, db = -da.
 
-    Bottoms: a and b, as many values in each of the N items; top: the loss, of shape (). Either bottom may be the target:
-    both have gradients. N = 0 gives 0.
+    Bottoms: a and b, as many values in each of the N items; top: the loss, of shape (). Either bottom may be the
+    target: both have gradients. N = 0 gives 0.
 
     Options: none. Raises ShapeError for bottoms that do not go together.
 

@@ -11,8 +11,8 @@ class Reduction(Layer):
     """y = coeff times the sum of x (SUM), |x| (ASUM) or x^2 (SUMSQ), or the mean of x (MEAN), over the axes from
     ``axis`` on; dx = coeff dy times 1, sign(x), 2 x, or 1 / count.
 
-    Bottom (M..., K...), top (M...): with axis 0 a single value of shape (), which with a ``loss_weight`` is a loss. What
-    is taken over no values is 0.
+    Bottom (M..., K...), top (M...): with axis 0 a single value of shape (), which with a ``loss_weight`` is a loss.
+    What is taken over no values is 0.
 
     Options: ``operation`` SUM, ``axis`` 0 (negative: from the end), ``coeff`` 1. Raises ShapeError for an axis that the
     bottom does not have.
