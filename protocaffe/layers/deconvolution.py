@@ -9,13 +9,13 @@ from .convolution import BaseConvolution, ConvShape
 
 @register("Deconvolution")
 class Deconvolution(BaseConvolution):
-    """The gradient of a convolution as a layer (a transposed convolution): each input value times the kernel goes to the
-    outputs under it.
+    """The gradient of a convolution as a layer (a transposed convolution): each input value times the kernel goes to
+    the outputs under it.
 
     y[n, f, stride * i + dilation * k - pad] += W[c, f, k] x[n, c, i], then y[n, f] += b[f], in ``group`` groups.
-    Bottoms (N, C, spatial...), tops (N, num_output, spatial...), out = stride (in - 1) + dilation (kernel - 1) + 1 - 2
-    pad; any number of bottoms, each with its top. Parameters: weights (C, num_output / group, kernel...), prunable; bias
-    (num_output) unless ``bias_term: false``. 1 to 6 spatial axes.
+    Bottoms (N, C, spatial...), tops (N, num_output, spatial...), where an axis has out = stride (in - 1) + dilation
+    (kernel - 1) + 1 - 2 pad; any number of bottoms, each with its top. Parameters: weights (C, num_output / group,
+    kernel...), prunable; bias (num_output) unless ``bias_term: false``. 1 to 6 spatial axes.
 
     Options are Convolution's (convolution_param). Raises ParameterError for impossible options, ShapeError where
     nothing would be left of the output.

@@ -46,32 +46,23 @@ class LRN(Layer):
         n, c, h, w = bottom[0].shape
         top[0].reshape(bottom[0].shape)
         self.scale = self.buffer("scale", bottom[0].shape)
+        #: name of the kernels, rows, and the arguments that give extents
+        self.region, self.rows, self.extents = "within", n * c, (h, w, self.half)
         if self.across:
-            self.rows = n * -(-h * w // WIDTH)
+            self.region, self.rows = "across", n * -(-h * w // WIDTH)
             self.extents = (c, h * w, WIDTH, self.half)
-        else:
-            self.rows, self.extents = n * c, (h, w, self.half)
 
     def forward(self, bottom, top):
         form = (self.k, self.a, self.beta, int(self.beta == 0.75))
-        if self.across:
-            args = (*self.extents, *form, bottom[0].data_mem, self.scale, top[0].data_mem)
-            self.ops.launch_rows("lrn_across_forward", self.rows, *args)
-        else:
-            column = self.ops.scratch(bottom[0].shape)
-            args = (*self.extents, *form, bottom[0].data_mem, column, self.scale, top[0].data_mem)
-            self.ops.launch_rows("lrn_within_forward", self.rows, *args)
+        room = [] if self.across else [self.ops.scratch(bottom[0].shape)]
+        args = (*self.extents, *form, bottom[0].data_mem, *room, self.scale, top[0].data_mem)
+        self.ops.launch_rows(f"lrn_{self.region}_forward", self.rows, *args)
 
     def backward(self, top, propagate_down, bottom):
-        if not propagate_down[0]:
-            return
-        form = (self.a, self.beta, int(self.beta == 0.75))
-        values = (bottom[0].data_mem, self.scale, top[0].data_mem, top[0].diff_mem)
-        room = self.ops.scratch((2, bottom[0].count))
-        ratio = room.at(0, bottom[0].count)
-        if self.across:
-            args = (*self.extents, *form, *values, ratio, bottom[0].diff_mem)
-            self.ops.launch_rows("lrn_across_backward", self.rows, *args)
-        else:
-            args = (*self.extents, *form, *values, ratio, room.at(bottom[0].count, bottom[0].count), bottom[0].diff_mem)
-            self.ops.launch_rows("lrn_within_backward", self.rows, *args)
+        if propagate_down[0]:
+            form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom[0].count
+            values = (bottom[0].data_mem, self.scale, top[0].data_mem, top[0].diff_mem)
+            both = self.ops.scratch((2, count))
+            room = [both.at(0, count)] if self.across else [both.at(0, count), both.at(count, count)]
+            args = (*self.extents, *form, *values, *room, bottom[0].diff_mem)
+            self.ops.launch_rows(f"lrn_{self.region}_backward", self.rows, *args)
