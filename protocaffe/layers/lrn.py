@@ -47,7 +47,8 @@ class LRN(Layer):
         top[0].reshape(bottom[0].shape)
         self.scale = self.buffer("scale", bottom[0].shape)
         #: name of the kernels, rows, and the arguments that give extents
-        self.region, self.rows, self.extents = "within", n * c, (h, w, self.half)
+        self.region, self.rows = "within", n * c
+        self.extents: tuple[int, ...] = (h, w, self.half)
         if self.across:
             self.region, self.rows = "across", n * -(-h * w // WIDTH)
             self.extents = (c, h * w, WIDTH, self.half)
