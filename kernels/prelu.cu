@@ -41,15 +41,16 @@ KERNEL prelu_backward(long rows, long cols, long channels, const store* slope, c
 // the same by columns; partial[k, c] = sum over chunk k of the rows
 KERNEL prelu_backward_columns(long chunks, long cols, long rows, const store* slope, const store* x, const store* dy, int down,
                               store* dx, real* partial) {
-  FOR_EACH_2D(k, chunks, c, cols) {
-    const real a = slope[c];
-    real s = 0;
+  FOR_EACH_ROW(k, chunks, rows / chunks * cols) {
+    real* sums = partial + k * cols;
+    FOR_EACH_LANE(c, cols) sums[c] = 0;  // a lane meets its own columns only
     for (long r = k * rows / chunks; r < (k + 1) * rows / chunks; ++r) {
-      const real v = x[r * cols + c], g = dy[r * cols + c];
-      if (down) dx[r * cols + c] = v > 0 ? g : a * g;
-      s += g * min_of(v, real(0));
+      FOR_EACH_LANE(c, cols) {
+        const real v = x[r * cols + c], g = dy[r * cols + c];
+        if (down) dx[r * cols + c] = v > 0 ? g : real(slope[c]) * g;
+        sums[c] += g * min_of(v, real(0));
+      }
     }
-    partial[k * cols + c] = s;
   }
 }
 

@@ -58,8 +58,8 @@ class PReLU(Layer):
         self.rows, self.cols = (images, channels) if pixels == 1 else (images * channels, pixels)
         self.channels = 1 if self.shared else channels
         self.by_column = pixels == 1 and not self.shared
-        self.partials = min(CHUNKS, images) * channels if self.by_column else self.rows
-        self.partial = self.buffer("partial", (max(1, self.partials),))
+        self.chunks = max(1, min(CHUNKS, images)) if self.by_column else self.rows // max(1, self.channels)
+        self.partial = self.buffer("partial", (max(1, self.chunks * self.channels),))
         self.kept = self.buffer("kept", bottom[0].shape) if self.in_place else None
 
     def forward(self, bottom, top):
@@ -77,10 +77,8 @@ class PReLU(Layer):
         down, slope = int(propagate_down[0]), self.blobs[0].data_mem
         args = (slope, x, top[0].diff_mem, down, bottom[0].diff_mem, self.partial)
         if self.by_column:
-            chunks = min(CHUNKS, self.rows)
-            self.ops.launch("prelu_backward_columns", chunks, self.cols, self.rows, *args, work=self.partials)
+            self.ops.launch_rows("prelu_backward_columns", self.chunks, self.cols, self.rows, *args)
         else:
             self.ops.launch_rows("prelu_backward", self.rows, self.cols, self.channels, *args)
         if self.param_propagate_down[0]:
-            chunks = self.partials // self.channels if self.channels else 0
-            self.ops.launch("prelu_slope_gradient", self.channels, chunks, self.partial, self.blobs[0].diff_mem)
+            self.ops.launch("prelu_slope_gradient", self.channels, self.chunks, self.partial, self.blobs[0].diff_mem)

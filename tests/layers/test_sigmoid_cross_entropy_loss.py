@@ -82,6 +82,14 @@ def test_large_scores(real, size):
     np.testing.assert_allclose(dx, [0, 0, 1, -1], atol=1e-40)
 
 
+def test_small_losses_keep_their_digits_in_float():
+    x = np.array([[0.0, 0.5, 3, 9, 16, 20, -20]]).T
+    for value in x:
+        bench = Bench(layer(), {"x": (1,), "t": (1,)}, get_backend("cpu"))
+        loss = bench.forward([value, np.array([float(value[0] >= 0)])])[0]
+        np.testing.assert_allclose(loss, np.log1p(np.exp(-abs(value[0]))), rtol=1e-6)
+
+
 def test_all_ignored():
     bench = Bench(layer("ignore_label: 2 normalization: VALID"), {"x": (2, 3), "t": (2, 3)}, get_backend("cpu"))
     assert bench.forward([np.ones((2, 3)), np.full((2, 3), 2)])[0] == 0
