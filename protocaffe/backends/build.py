@@ -135,6 +135,8 @@ def compile_libraries(
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{os.getpid()}")
             _run([*cxx, *LINK, *(extra or []), *objects[variant], "-o", str(partial)])
+            with open(partial, "rb+") as written:  # a library cut short by a power failure would stay for good
+                os.fsync(written.fileno())
             os.replace(partial, target)
     return targets
 
