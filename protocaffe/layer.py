@@ -132,6 +132,7 @@ class Layer:
         blob.prunable, blob.statistic = prunable, statistic
         if filler is not None:
             with self.context():
+                _ = blob.data_mem  # more memory than there is fails here, before it is filled
                 blob.data = fill(filler, blob.shape, layer_rng(self.rng_seed, self.name, index))
         if mask_filler is not None:
             with self.context():

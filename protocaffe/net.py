@@ -122,8 +122,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             layer.check_counts(len(bottom), len(top))
             if not layer.inplace_ok:
                 layer.not_inplace(bottom, top)
-            layer.setup(bottom, top)
-            layer.reshape(bottom, top)
+            with layer.context():
+                layer.setup(bottom, top)
+                layer.reshape(bottom, top)
             self._loss_weights(layer, wire.tops)
             parameters.add(layer)
             forward_needs(wire, need, [spec.lr_mult for spec in parameters.specs(layer)])
@@ -179,7 +180,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         """
         self._forward_plan = self._backward_plan = None
         for wire in self._wires[first:]:
-            wire.layer.reshape(self._bottoms(wire), self._tops(wire))
+            with wire.layer.context():
+                wire.layer.reshape(self._bottoms(wire), self._tops(wire))
 
     def _layout(self, which: str) -> list[Any]:
         """What a plan depends on: each blob's shape, and where its "data" or "diff" lies, if it lies anywhere yet."""
@@ -201,7 +203,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         for wire in self._wires:
             layer, tops = wire.layer, self._tops(wire)
             layer.ops = Recorder(self.backend, layer.name, self._scratch)
-            layer.forward(self._bottoms(wire), tops)
+            with layer.context():
+                layer.forward(self._bottoms(wire), tops)
             plan.parts.append(layer.ops.calls)
             for top, weight in zip(tops, layer.loss_weights, strict=True):
                 if weight != 0:
@@ -221,7 +224,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
                 layer = wire.layer
                 layer.ops = Recorder(self.backend, layer.name, self._scratch)
                 if wire.need_backward:
-                    layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
+                    with layer.context():
+                        layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
                 plan.parts.append(layer.ops.calls)
             self._backward_plan, self._backward_layout = plan, self._layout("diff")
         return self._backward_plan

@@ -57,12 +57,13 @@ class Snapshots:
     def snapshot(self) -> tuple[str, str]:
         """Write weights and state; returns their paths. An older snapshot is untouched if writing fails."""
         from .io import schema
+        from .io.files import make_folders
         from .io.solverstate import SolverState, write_solverstate
 
         history = self.masked_history()  # type: ignore[attr-defined]
         model, path = self.snapshot_name(".caffemodel"), self.snapshot_name(".solverstate")
         try:
-            os.makedirs(os.path.dirname(os.path.abspath(model)), exist_ok=True)
+            make_folders(Path(os.path.abspath(model)).parent)
             logger.info("Snapshotting to binary proto file %s", model)
             self.net.save(model, write_diff=self.param.snapshot_diff)
             resume = schema.ResumeState(seed=self.seed, forward_count=int(self.net.forward_count.array[0]))
