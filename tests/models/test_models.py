@@ -269,27 +269,28 @@ def test_resnet18_at_224():
 @pytest.mark.parametrize("name", sorted(set(STAGES) - {"alexnet", "caffenet", "vgg16"}))
 def test_deploy_runs(name):
     net = randomised(name)
+    scores = net.layers[-1].param.bottom[0]
     image = np.random.default_rng(1).standard_normal(deploy_shape(name), np.float32)
-    first = net.forward(data=image)["prob"].copy()
-    assert first.shape[1] == (10 if name == "resnet18_fashion_mnist" else 1000)
-    assert first.sum() == pytest.approx(1, abs=1e-4)
-    assert first.std() > 0
-    second = net.forward(data=image[:, :, ::-1])["prob"]
-    assert np.abs(second - first).max() > 1e-4 * first.max()
+    first = {blob: values.copy() for blob, values in net.forward([scores], data=image).items()}
+    assert first["prob"].shape[1] == (10 if name == "resnet18_fashion_mnist" else 1000)
+    assert first["prob"].sum() == pytest.approx(1, abs=1e-4)
+    assert np.isfinite(first[scores]).all() and first[scores].std() > 0
+    second = net.forward([scores], data=image[:, :, ::-1])[scores]
+    assert np.abs(second - first[scores]).max() > 0.01 * first[scores].std()
 
 
 def test_resnet18_learns_a_batch():
     solver = prototxt.parse_solver('base_lr: 0.05 lr_policy: "fixed" random_seed: 1 snapshot_after_train: false')
-    solver.net_param.CopyFrom(with_inputs("resnet18_fashion_mnist", 8))
+    solver.net_param.CopyFrom(with_inputs("resnet18_fashion_mnist", 4))
     run = protocaffe.get_solver(solver)
     rng = np.random.default_rng(0)
     run.net.blobs["data"].data = rng.random(run.net.blobs["data"].shape)
-    run.net.blobs["label"].data = np.arange(8)
+    run.net.blobs["label"].data = np.arange(4)
     losses = []
-    for _ in range(8):
+    for _ in range(4):
         run.step(1)
         losses.append(run.smoothed_loss)
-    assert min(losses[-3:]) < 0.5 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_googlenet_adds_its_auxiliary_losses():
