@@ -46,6 +46,8 @@ class Layer:
     is_source: ClassVar[bool] = False
     #: works when top and bottom are the same blob
     inplace_ok: ClassVar[bool] = False
+    #: may give its tops other shapes while it runs: what follows is recorded anew then
+    dynamic_tops: ClassVar[bool] = False
     #: draws random numbers at each forward pass of the TRAIN phase
     uses_random: ClassVar[bool] = False
     #: loss weight of the first top where the prototxt gives none
@@ -55,6 +57,9 @@ class Layer:
     type_name: ClassVar[str] = ""
 
     ops: Recorder
+    #: of a Python layer: python_param.param_str, under both of pycaffe's names
+    param_str: str
+    param_str_: str
 
     def __init__(self, param: Any, phase: int, backend: Backend, seed: int, forward_count: Any = None) -> None:
         self.param = param
@@ -111,12 +116,20 @@ class Layer:
 
     # ------------------------------------------------------------------------------------------------- for subclasses
     def add_param(
-        self, shape: Sequence[int], filler: Any = None, prunable: bool = False, mask_filler: Any = None
+        self,
+        shape: Sequence[int],
+        filler: Any = None,
+        prunable: bool = False,
+        mask_filler: Any = None,
+        statistic: bool = False,
     ) -> Blob:
-        """Add a parameter filled by ``filler`` (a FillerParameter), masked where ``mask_filler`` gives 0."""
+        """Add a parameter filled by ``filler`` (a FillerParameter), masked where ``mask_filler`` gives 0.
+
+        A ``statistic`` is computed by the layer's own forward pass: solvers leave it alone.
+        """
         index = len(self.blobs)
         blob = Blob(self.backend, f"{self.name}[{index}]", tuple(shape))
-        blob.prunable = prunable
+        blob.prunable, blob.statistic = prunable, statistic
         if filler is not None:
             with self.context():
                 _ = blob.data_mem  # more memory than there is fails here, before it is filled

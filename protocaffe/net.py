@@ -39,7 +39,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     backend : the device; the CPU unless given
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
 
-    ``Net(file, weights, phase)``, pycaffe's old order, works too.
+    The old order of pycaffe, file, weights, phase, works too.
 
     >>> import protocaffe
     >>> net = protocaffe.Net("models/lenet/deploy.prototxt", protocaffe.TEST, seed=1)
@@ -95,8 +95,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self.learnable_params = parameters.owners
         self.params_lr = parameters.lr_mults
         self.params_weight_decay = parameters.decay_mults
-        self.arena = Arena(self.backend, self.learnable_params)
+        self.arena = Arena(self.backend, [blob for blob in self.learnable_params if not blob.statistic])
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
+        self._dynamic = [i for i, layer in enumerate(self.layers) if layer.dynamic_tops]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
         if self.param.debug_info:
             debug.attach(self)
@@ -172,10 +173,13 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     def _tops(self, wire: Wire) -> list[Blob]:
         return [self.blobs[t] for t in wire.tops]
 
-    def reshape(self) -> None:
-        """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change."""
+    def reshape(self, first: int = 0) -> None:
+        """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change.
+
+        ``first``: only through the layers from this number on.
+        """
         self._forward_plan = self._backward_plan = None
-        for wire in self._wires:
+        for wire in self._wires[first:]:
             with wire.layer.context():
                 wire.layer.reshape(self._bottoms(wire), self._tops(wire))
 
@@ -190,10 +194,11 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             for blob, shape, storage in layout
         )
 
-    def _forward(self) -> Plan:
+    def _forward(self, first: int = 0) -> Plan:
+        """The plan of the forward pass; where a shape has changed, made anew for the layers from ``first`` on."""
         if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
-        self.reshape()
+        self.reshape(first)
         plan = Plan(self.backend)
         for wire in self._wires:
             layer, tops = wire.layer, self._tops(wire)
@@ -233,18 +238,21 @@ class Net(PycaffeNet, Hooks, WeightFiles):
 
     def run_forward(self, start: int = 0, end: int | None = None) -> None:
         """Run the layers ``start`` to ``end`` (numbers, inclusive) and nothing else: no dict, no loss."""
-        plan = self._forward()
         last = len(self.layers) - 1 if end is None else end
-        layers = range(start, last + 1)
-        if not (self._hooks["bf"] or self._hooks["af"]):
-            plan.run((len(self.layers), *layers) if start == 0 else tuple(layers))
-        else:
-            plan.run((len(self.layers),) if start == 0 else ())
-            for i in layers:
+        counter = (len(self.layers),) if start == 0 else ()
+        if self._hooks["bf"] or self._hooks["af"]:
+            self._forward().run(counter)
+            for i in range(start, last + 1):
                 self._call_hooks("bf", i)
-                plan.run((i,))
+                self._forward(i).run((i,))
                 self._call_hooks("af", i)
-        for i in layers:
+        else:
+            # a layer that may have changed a shape ends a piece: the next one is run by a plan that knows the change
+            ends = [i for i in self._dynamic if start <= i < last] + [last]
+            for first, until in zip([start, *(i + 1 for i in ends)], ends, strict=False):
+                self._forward(first).run((*counter, *range(first, until + 1)))
+                counter = ()
+        for i in range(start, last + 1):
             self.layers[i].check()
 
     def run_backward(self, start: int | None = None, end: int = 0) -> None:
