@@ -66,7 +66,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="protocaffe-sanitize-") as folder:
         log = f"log_path={folder}/log"
         env = os.environ | {
-            "PROTOCAFFE_SANITIZE": "address,undefined",
+            "PROTOCAFFE_SANITIZE": "address,undefined,float-cast-overflow",
             "LD_PRELOAD": runtime("libasan.so"),
             "ASAN_OPTIONS": f"detect_leaks=0:halt_on_error=0:allocator_may_return_null=1:{log}",
             "UBSAN_OPTIONS": f"print_stacktrace=1:{log}",
