@@ -69,6 +69,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         is_file = isinstance(network_file, (str, os.PathLike))
         self.source = os.fspath(network_file) if is_file else "<NetParameter>"
         param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
+        if not param.layer:
+            raise NetError(f"{self.source}: the net has no layers")
         self.backend = backend or get_backend("cpu")
         self.phase = int(phase)
         self.seed = fresh_seed(seed)
