@@ -313,6 +313,8 @@ STEPS = {"base_lr": 0.01, "lr_policy": "step", "gamma": 0.1, "stepsize": 100000,
 SGD = {"momentum": 0.9, "weight_decay": 0.0005}
 POLY = {"lr_policy": "poly", "power": 1}
 PIXELS = 1 / 255
+#: before the first step there are no statistics to test with
+NORMALISED = {"test_initialization": "false"}
 
 MODELS = [
     Model("alexnet", alexnet, 227, batches=(256, 50), recipe={"test_iter": 1000, **STEPS, **SGD}),
@@ -327,7 +329,7 @@ MODELS = [
     Model(
         "resnet50", resnet50, 224,
         recipe={
-            "test_iter": 2000, "iter_size": 8, "base_lr": 0.1, "lr_policy": "multistep", "gamma": 0.1,
+            "test_iter": 2000, **NORMALISED, "iter_size": 8, "base_lr": 0.1, "lr_policy": "multistep", "gamma": 0.1,
             "stepvalue": [150000, 300000, 450000], "max_iter": 600000, "momentum": 0.9, "weight_decay": 0.0001,
         },
     ),
@@ -348,7 +350,7 @@ MODELS = [
     Model(
         "mobilenet_v1", mobilenet_v1, 224, mean=[103.94, 116.78, 123.68], scale=0.017, batches=(64, 50),
         recipe={
-            "test_iter": 1000, "iter_size": 4, "base_lr": 0.1, **POLY, "max_iter": 500000,
+            "test_iter": 1000, **NORMALISED, "iter_size": 4, "base_lr": 0.1, **POLY, "max_iter": 500000,
             "momentum": 0.9, "weight_decay": 0.00004,
         },
     ),
@@ -356,7 +358,10 @@ MODELS = [
         "resnet18_fashion_mnist", resnet18_fashion_mnist, 96, mean=[], scale=PIXELS, batches=(256, 100), channels=1,
         data={"resize_param": {"height": 96, "width": 96}},
         sources=("data/fashion-mnist/fashion_mnist_train_lmdb", "data/fashion-mnist/fashion_mnist_test_lmdb"),
-        recipe={"test_iter": 100, "test_interval": 234, "base_lr": 0.05, "lr_policy": "fixed", "max_iter": 2344},
+        recipe={
+            "test_iter": 100, "test_interval": 234, **NORMALISED, "base_lr": 0.05, "lr_policy": "fixed",
+            "max_iter": 2344,
+        },
     ),
 ]  # fmt: skip
 
@@ -434,7 +439,7 @@ def solver(model: Model) -> str:
     lines = ["# Paths are relative to the folder in which protocaffe is started."]
     for key, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        lines += [f'{key}: "{v}"' if isinstance(v, str) else f"{key}: {v}" for v in values]
+        lines += [f'{key}: "{v}"' if isinstance(v, str) and v != "false" else f"{key}: {v}" for v in values]
     return "\n".join(lines) + "\n"
 
 
