@@ -62,7 +62,9 @@ def decode_image(content: bytes, force_color: bool = False, force_gray: bool = F
                 image.draft("L", image.size)  # luma as stored, without a way over RGB: what Caffe gets from OpenCV
             mode = _target_mode(image, force_color, force_gray)
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except Exception as error:  # what a damaged image may raise is not documented: struct.error, EOFError, IndexError ...
+    except (
+        Exception
+    ) as error:  # what a damaged image may raise is not documented: struct.error, EOFError, IndexError ...
         raise ValueError(f"the encoded image cannot be decoded ({error})") from error
     if pixels.ndim == 2:
         return pixels[None]

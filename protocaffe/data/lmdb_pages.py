@@ -80,7 +80,11 @@ class LmdbFile:
         return size
 
     def _read_page(self, number: int, kind: int) -> bytes:
-        page = os.pread(self._fd, self._page_size, number * self._page_size) if number * self._page_size < self._size else b""
+        page = (
+            os.pread(self._fd, self._page_size, number * self._page_size)
+            if number * self._page_size < self._size
+            else b""
+        )
         if len(page) != self._page_size:
             raise PageError(f"is damaged: page {number} lies behind its end")
         own, _, flags, lower, upper = _PAGE.unpack_from(page)

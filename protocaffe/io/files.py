@@ -1,7 +1,7 @@
 """Writing a file so that it is there completely or not at all.
 
-What is written goes to ``.<name>.<random>.tmp`` in the same folder, is synced, and then gets its name. A process that is
-killed leaves that temporary file behind; it does no harm, and the next write of the same name removes it: a live
+What is written goes to ``.<name>.<random>.tmp`` in the same folder, is synced, and then gets its name. A process that
+is killed leaves that temporary file behind; it does no harm, and the next write of the same name removes it: a live
 writer holds a lock on its own, so that a lock that can be had tells a dead one.
 """
 

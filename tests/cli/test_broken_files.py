@@ -65,7 +65,11 @@ DATABASES = {
     "a record that is no Datum": (lambda p: write_lmdb(p, records(r6=b"\xff\xff")), "", ["record 6", "Datum"]),
     "a first record that is no Datum": (lambda p: write_lmdb(p, records(r0=b"\xff\xff")), "", ["record 0", "Datum"]),
     "a record that claims a size": (lambda p: write_lmdb(p, records(r5=LYING)), "", ["record 5", "1048576"]),
-    "a damaged image": (lambda p: write_lmdb(p, records(r0=encoded(b"\x89PNG\r\n\x1a\n123"))), "", ["record 0", "image"]),
+    "a damaged image": (
+        lambda p: write_lmdb(p, records(r0=encoded(b"\x89PNG\r\n\x1a\n123"))),
+        "",
+        ["record 0", "image"],
+    ),
     "no labels": (lambda p: write_lmdb(p, [encode_datum(np.zeros(SHAPE, np.uint8))] * 5), "", ["no item has a label"]),
     "a label out of range": (
         lambda p: write_lmdb(p, records(r7=encode_datum(np.zeros(SHAPE, np.uint8), 3))),
@@ -204,7 +208,13 @@ def test_unknown_fields_nested_without_end_are_skipped(cli, lenet, trained):
 
 @pytest.mark.parametrize(
     ("output", "needle"),
-    [("s.prototxt/x", "s.prototxt"), ("no/where", "no"), ("/proc/x", "/proc"), ("models", "folder"), ("/dev/full", "space")],
+    [
+        ("s.prototxt/x", "s.prototxt"),
+        ("no/where", "no"),
+        ("/proc/x", "/proc"),
+        ("models", "folder"),
+        ("/dev/full", "space"),
+    ],
 )
 def test_an_output_that_cannot_be_written(cli, lenet, trained, output, needle):
     before = sorted(lenet.iterdir())

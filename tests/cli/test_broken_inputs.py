@@ -6,6 +6,10 @@ from tests.cli.conftest import write_solver
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'
 CONV = 'layer {{ name: "conv" type: "Convolution" bottom: "{}" top: "conv" convolution_param {{ {} }} }}\n'
+SHARED = (
+    'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" param {{ name: "w" }} '
+    "convolution_param {{ num_output: 3 kernel_size: {1} }} }}"
+)
 
 NETS = {
     "a brace is missing": ('name: "x"\nlayer { name: "a"\n', ["net.prototxt:2:"]),
@@ -85,15 +89,14 @@ NETS = {
     ),
     "a top too few": (INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" }', ['"r" (ReLU)', "1 top"]),
     "labels of another number": (
-        INPUT + INPUT.replace('"data"', '"label"').replace("dim: 2 dim: 3", "dim: 1 dim: 1")
+        INPUT
+        + INPUT.replace('"data"', '"label"').replace("dim: 2 dim: 3", "dim: 1 dim: 1")
         + 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "label" top: "loss" }',
         ['"loss" (SoftmaxWithLoss)', 'bottom "label"', "128", "64"],
     ),
     "a shared parameter of another shape": (
-        INPUT + CONV.format("data", "num_output: 3 kernel_size: 3").replace("convolution_param", 'param { name: "w" } convolution_param')
-        + CONV.format("conv", "num_output: 3 kernel_size: 2").replace("convolution_param", 'param { name: "w" } convolution_param')
-        .replace('name: "conv"', 'name: "conv2"').replace('top: "conv"', 'top: "conv2"'),
-        ['"conv2" (Convolution)', '"w"'],
+        INPUT + SHARED.format("one", 3) + SHARED.format("two", 2),
+        ['"two" (Convolution)', '"w"'],
     ),
     "loss weights of another number": (
         INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" loss_weight: 1 loss_weight: 2 }',
@@ -166,8 +169,21 @@ def test_weights_of_another_shape(cli, lenet, trained):
         ({"snapshot_prefix": "/proc/x/y"}, ["/proc/x", "cannot write snapshots"]),
         ({"base_lr": 1e30, "max_iter": 20}, ["s.prototxt", "the loss is", "iteration", "first bad: layer"]),
     ],
-    ids=["no net", "no such net", "type", "policy", "GPU", "typo", "iter_size", "max_iter", "test_iter",
-         "regularization", "prefix below a file", "prefix in proc", "diverges"],
+    ids=[
+        "no net",
+        "no such net",
+        "type",
+        "policy",
+        "GPU",
+        "typo",
+        "iter_size",
+        "max_iter",
+        "test_iter",
+        "regularization",
+        "prefix below a file",
+        "prefix in proc",
+        "diverges",
+    ],
 )
 def test_broken_solver(cli, lenet, changes, needles):
     write_solver(lenet / "s.prototxt", **changes)
