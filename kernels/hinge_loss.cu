@@ -7,7 +7,7 @@ DEVICE real hinge_of(real x, bool is_label) { return max_of(is_label ? real(1) -
 // loss[r] = sum over c of the hinge, or with `squared` of its square; a label out of range is noted in status
 KERNEL hinge_loss_rows(long rows, long channels, const store* x, const store* label, int squared, real* loss, int* status) {
   FOR_EACH_ROW(r, rows, channels) {
-    const long k = (long)real(label[r]), at = (long)r * channels;
+    const long k = whole_of(real(label[r])), at = (long)r * channels;
     if (k < 0 || k >= channels) {
       status[0] = 1;
       status[1] = (int)k;
@@ -23,7 +23,7 @@ KERNEL hinge_loss_rows(long rows, long channels, const store* x, const store* la
 KERNEL hinge_loss_backward(long rows, long channels, const store* x, const store* label, int squared, const store* dloss,
                            const real* normalizer, store* dx) {
   FOR_EACH_ROW(r, rows, channels) {
-    const long k = (long)real(label[r]), at = (long)r * channels;
+    const long k = whole_of(real(label[r])), at = (long)r * channels;
     const real by = real(dloss[0]) / normalizer[0];
     FOR_EACH_LANE(c, channels) {
       const real h = hinge_of(real(x[at + c]), c == k);

@@ -201,6 +201,8 @@ DEVICE bool is_nan(float x) { return (__builtin_bit_cast(u32, x) & 0x7fffffffu) 
 DEVICE bool is_nan(double x) { return (__builtin_bit_cast(u64, x) & 0x7fffffffffffffffull) > 0x7ff0000000000000ull; }
 #endif
 
+// a label as an integer: casting NaN, or what no int holds, is undefined, and a GPU may make a class of it
+DEVICE int whole_of(real x) { return x > real(-2e9) && x < real(2e9) ? (int)x : -2000000000; }
 DEVICE real sigmoid_of(real x) { return real(1) / (real(1) + exp_of(-x)); }
 
 // --------------------------------------------------------------------------------------------------------------- random

@@ -28,10 +28,10 @@ KERNEL sigmoid_cross_entropy_loss_chunks(long chunks, long n, const store* x, co
     const long from = (long)k * n / chunks, to = ((long)k + 1) * n / chunks;
     const real s = row_sum(to - from, [=](index_t j) {
       const real t = target[from + j], e = cross_entropy_of(real(x[from + j]), t);
-      return has_ignore && (int)t == ignore ? real(0) : e;
+      return has_ignore && whole_of(t) == ignore ? real(0) : e;
     });
     const real count = has_ignore ? row_sum(to - from, [=](index_t j) {
-      return (int)real(target[from + j]) == ignore ? real(0) : real(1);
+      return whole_of(real(target[from + j])) == ignore ? real(0) : real(1);
     }) : real(to - from);
     ROW_LEADER loss[k] = s;
     ROW_LEADER valid[k] = count;
@@ -44,6 +44,6 @@ KERNEL sigmoid_cross_entropy_loss_backward(long n, const store* x, const store* 
   const real by = real(dloss[0]) / normalizer[0];
   FOR_EACH(i, n) {
     const real t = target[i], g = by * (sigmoid_of(real(x[i])) - t);
-    dx[i] = has_ignore && (int)t == ignore ? real(0) : g;
+    dx[i] = has_ignore && whole_of(t) == ignore ? real(0) : g;
   }
 }

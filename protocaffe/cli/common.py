@@ -74,8 +74,10 @@ def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> 
 def describe(error: Exception) -> str:
     """An error in one line: an OSError as "path: reason", any other as its own text."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split("\n")) or type(error).__name__
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = " ".join(str(error).split("\n")) or type(error).__name__
+    return text.encode("utf-8", "backslashreplace").decode()  # bytes of a file or its name that are no UTF-8
 
 
 def device_options(command: F) -> F:

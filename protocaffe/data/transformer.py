@@ -60,7 +60,10 @@ class Transformer:
                 raise DataError("mean_file and mean_value are both given: expected one of them")
             from ..io.binaryproto import read_mean
 
-            mean = np.asarray(read_mean(param.mean_file), np.float32)
+            try:
+                mean = np.asarray(read_mean(param.mean_file), np.float32)
+            except OSError as error:
+                raise DataError(f'"{param.mean_file}": the mean cannot be read ({error.strerror})') from error
             if mean.size != np.prod(shape) or tuple(mean.shape[-3:]) != tuple(shape):
                 raise DataError(
                     f'"{param.mean_file}": the mean must be {shape} (C, H, W) as the items, got {mean.shape}'

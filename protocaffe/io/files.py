@@ -36,6 +36,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise FileNotFoundError(f'cannot write "{os.fspath(path)}": there is no folder "{target.parent}"')
     if target.is_dir():
         raise IsADirectoryError(f'cannot write "{os.fspath(path)}": it is a folder')
+    if target.exists() and not target.is_file():
+        with open(target, "wb") as file:  # a device or a pipe: nothing to keep whole, and not to be replaced by a file
+            yield file
+        return
     scratch, descriptor = claim(target, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         with open(descriptor, "wb") as file:

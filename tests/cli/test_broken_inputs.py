@@ -6,6 +6,10 @@ from tests.cli.conftest import write_solver
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'
 CONV = 'layer {{ name: "conv" type: "Convolution" bottom: "{}" top: "conv" convolution_param {{ {} }} }}\n'
+SHARED = (
+    'layer {{ name: "{0}" type: "Convolution" bottom: "data" top: "{0}" param {{ name: "w" }} '
+    "convolution_param {{ num_output: 3 kernel_size: {1} }} }}"
+)
 
 NETS = {
     "a brace is missing": ('name: "x"\nlayer { name: "a"\n', ["net.prototxt:2:"]),
@@ -34,6 +38,70 @@ NETS = {
         'layer { name: "d" type: "Data" top: "x" data_param { source: "no/where" backend: LMDB batch_size: 2 } }',
         ['"d" (Data)', "no/where"],
     ),
+    "an empty file": ("", ["net.prototxt", "no layers"]),
+    "only comments": ("# nothing\n", ["net.prototxt", "no layers"]),
+    "a string that is no UTF-8": (b'name: "\xff\xfe"\n' + INPUT.encode(), ["net.prototxt"]),
+    "a binary file": (b"\0\1\2", ["net.prototxt", "binary"]),
+    "messages nested without end": ("layer { " * 5000, ["net.prototxt"]),
+    "a field given twice": (INPUT.replace('type: "Input"', 'type: "Input" type: "Input"'), ["net.prototxt:1", "type"]),
+    "old and new layers": (INPUT + 'layers { name: "r" type: RELU bottom: "data" top: "r" }', ["net.prototxt"]),
+    "a shape of 2^64 values": (
+        INPUT.replace("dim: 8 dim: 8", "dim: 4294967296 dim: 4294967296"),
+        ['"data" (Input)', 'blob "data"', "4294967296"],
+    ),
+    "a negative extent": (INPUT.replace("dim: 3", "dim: -3"), ['"data" (Input)', 'blob "data"', "-3"]),
+    "more weights than the machine can hold": (
+        INPUT + CONV.format("data", "num_output: 4294967295 kernel_size: 8"),
+        ['"conv" (Convolution)', "MiB"],
+    ),
+    "a negative kernel": (INPUT + CONV.format("data", "num_output: 3 kernel_size: -3"), ["net.prototxt:2:"]),
+    "a stride of 0": (
+        INPUT + CONV.format("data", "num_output: 3 kernel_size: 3 stride: 0"),
+        ['"conv" (Convolution)', "stride"],
+    ),
+    "a padding that overflows": (
+        INPUT + CONV.format("data", "num_output: 3 kernel_size: 3 pad: 4294967295"),
+        ['"conv" (Convolution)'],
+    ),
+    "a group that does not divide the outputs": (
+        INPUT + CONV.format("data", "num_output: 4 kernel_size: 3 group: 3"),
+        ['"conv" (Convolution)', "group"],
+    ),
+    "an unknown filler": (
+        INPUT + CONV.format("data", 'num_output: 3 kernel_size: 3 weight_filler { type: "xavir" }'),
+        ['"conv" (Convolution)', "xavir", "xavier"],
+    ),
+    "layers in a circle": (
+        'layer { name: "a" type: "ReLU" bottom: "y" top: "x" } layer { name: "b" type: "ReLU" bottom: "x" top: "y" }',
+        ['"a" (ReLU)', 'bottom "y"'],
+    ),
+    "a layer that feeds itself": (
+        'layer { name: "a" type: "ReLU" bottom: "x" top: "x" }',
+        ['"a" (ReLU)', 'bottom "x"'],
+    ),
+    "in place where that cannot be": (
+        INPUT + CONV.format("data", "num_output: 3 kernel_size: 1").replace('top: "conv"', 'top: "data"'),
+        ['"conv" (Convolution)', "in place"],
+    ),
+    "too many bottoms": (
+        INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" bottom: "data" top: "r" }',
+        ['"r" (ReLU)', "1 bottom", "got 2"],
+    ),
+    "a top too few": (INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" }', ['"r" (ReLU)', "1 top"]),
+    "labels of another number": (
+        INPUT
+        + INPUT.replace('"data"', '"label"').replace("dim: 2 dim: 3", "dim: 1 dim: 1")
+        + 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "data" bottom: "label" top: "loss" }',
+        ['"loss" (SoftmaxWithLoss)', 'bottom "label"', "128", "64"],
+    ),
+    "a shared parameter of another shape": (
+        INPUT + SHARED.format("one", 3) + SHARED.format("two", 2),
+        ['"two" (Convolution)', '"w"'],
+    ),
+    "loss weights of another number": (
+        INPUT + 'layer { name: "r" type: "ReLU" bottom: "data" top: "r" loss_weight: 1 loss_weight: 2 }',
+        ['"r" (ReLU)', "loss_weight"],
+    ),
     "an axis out of range": (
         INPUT + 'layer { name: "f" type: "Flatten" bottom: "data" top: "f" flatten_param { axis: 7 } }',
         ['"f" (Flatten)', "7"],
@@ -53,7 +121,7 @@ def one_line(result, *needles):
 @pytest.mark.parametrize("what", NETS)
 def test_broken_net(cli, tmp_path, monkeypatch, what):
     text, needles = NETS[what]
-    (tmp_path / "net.prototxt").write_text(text)
+    (tmp_path / "net.prototxt").write_bytes(text if isinstance(text, bytes) else text.encode())
     monkeypatch.chdir(tmp_path)
     one_line(cli("summary", "--model", "net.prototxt"), *needles)
 
@@ -94,8 +162,28 @@ def test_weights_of_another_shape(cli, lenet, trained):
         ({"solver_mode": "GPU"}, ["s.prototxt", "solver_mode", "--cpu"]),
         ({"base_lrr": 0.1}, ["s.prototxt:", "base_lrr", '"base_lr"']),
         ({"iter_size": 0}, ["iter_size"]),
+        ({"max_iter": -1}, ["max_iter"]),
+        ({"test_iter": 0}, ["test_iter"]),
+        ({"regularization_type": "L3"}, ["regularization_type", "L3"]),
+        ({"snapshot_prefix": "s.prototxt/x"}, ["s.prototxt", "cannot write snapshots"]),
+        ({"snapshot_prefix": "/proc/x/y"}, ["/proc/x", "cannot write snapshots"]),
+        ({"base_lr": 1e30, "max_iter": 20}, ["s.prototxt", "the loss is", "iteration", "first bad: layer"]),
     ],
-    ids=["no net", "no such net", "type", "policy", "GPU", "typo", "iter_size"],
+    ids=[
+        "no net",
+        "no such net",
+        "type",
+        "policy",
+        "GPU",
+        "typo",
+        "iter_size",
+        "max_iter",
+        "test_iter",
+        "regularization",
+        "prefix below a file",
+        "prefix in proc",
+        "diverges",
+    ],
 )
 def test_broken_solver(cli, lenet, changes, needles):
     write_solver(lenet / "s.prototxt", **changes)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -47,4 +50,39 @@ def test_usual_permissions(tmp_path):
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"), atomic_write(tmp_path / "nowhere" / "a"):
+        pass
+
+
+def test_what_dead_writers_left_is_removed(tmp_path):
+    """The lock of a killed writer is gone, that of a live one holds."""
+    code = (
+        "import os, signal, sys; from protocaffe.io.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as out:\n"
+        "    out.write(b'half'); out.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    file = tmp_path / "a[1]"
+    file.write_bytes(b"old")
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(file)], check=False)
+        assert file.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2  # the second removed the first's
+    with atomic_write(file) as out:
+        out.write(b"outer")
+        with atomic_write(file) as other:
+            other.write(b"inner")
+            assert len(list(tmp_path.iterdir())) == 3
+        assert file.read_bytes() == b"inner"
+    assert file.read_bytes() == b"outer" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")
+    with atomic_write(tmp_path / "null") as out:
+        out.write(b"x")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(OSError, match="No space"), atomic_write("/dev/full") as out:
+        out.write(b"x")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError, match="folder"), atomic_write(tmp_path):
         pass
