@@ -98,7 +98,7 @@ KERNEL pooling_max_backward(long planes, pool2d shape, const store* dy, const in
     store* plane = dx + p * s.h * s.w;
     FOR_EACH_LANE(i, s.h * s.w) plane[i] = 0;
     for (index_t o = p * s.oh * s.ow; o < (p + 1) * s.oh * s.ow; ++o)
-      if (index[o] >= 0) plane[index[o]] += dy[o];
+      if (index[o] >= 0) plane[index[o]] = real(plane[index[o]]) + real(dy[o]);
   }
 #else
   FOR_EACH_2D(r, planes * s.h, ix, s.w) {
