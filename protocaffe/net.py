@@ -39,7 +39,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     backend : the device; the CPU unless given
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
 
-    ``Net(file, weights, phase)``, pycaffe's old order, works too.
+    The old order of pycaffe, file, weights, phase, works too.
 
     >>> import protocaffe
     >>> net = protocaffe.Net("models/lenet/deploy.prototxt", protocaffe.TEST, seed=1)
@@ -95,7 +95,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self.learnable_params = parameters.owners
         self.params_lr = parameters.lr_mults
         self.params_weight_decay = parameters.decay_mults
-        self.arena = Arena(self.backend, self.learnable_params)
+        self.arena = Arena(self.backend, [blob for blob in self.learnable_params if not blob.statistic])
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
         if self.param.debug_info:
