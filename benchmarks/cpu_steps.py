@@ -7,8 +7,10 @@ in both memory layouts and its faster one is taken. Memory is the largest reside
 
     python benchmarks/cpu_steps.py [--nets lenet ...] [--rounds 7] [--threads 2] [--torch-python PATH] [--json FILE]
 
-Without PyTorch only our side is timed. ``load`` is the mean of the machine's load average before the children started:
-above 0 others were at work, up to the number of threads it is this benchmark itself.
+Without PyTorch only our side is timed. ``load`` is the mean of the machine's load average before the children started;
+up to the number of threads it is this benchmark itself. Beyond that, wall times say more about the neighbours than about
+the code (PyTorch's threads spin, which suffers most): then use ``--threads 1`` and ``cpu_ratio``, the ratio of processor
+times.
 """
 
 from __future__ import annotations
@@ -46,16 +48,18 @@ NETS = {
 
 
 def timed(step: Any, case: Case) -> dict[str, Any]:
-    """Milliseconds of single steps, and the process's largest size so far in MB."""
+    """Median milliseconds of a step on the wall clock and of the processor, and the process's largest size in MB."""
     for _ in range(case.warmup):
         step()
-    times: list[float] = []
+    wall, cpu = [], []
     end = time.perf_counter() + case.seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
+    while time.perf_counter() < end or len(wall) < 3:
+        start, started = time.perf_counter(), time.process_time()
         step()
-        times.append(1e3 * (time.perf_counter() - start))
-    return {"ms": times, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        cpu.append(1e3 * (time.process_time() - started))
+        wall.append(1e3 * (time.perf_counter() - start))
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"ms": statistics.median(wall), "cpu_ms": statistics.median(cpu), "mb": size}
 
 
 def our_step(name: str) -> Any:
@@ -122,22 +126,26 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     sides = {"ours": sys.executable}
     if has_torch(args.torch_python):
         sides |= {"NCHW": args.torch_python, "NHWC": args.torch_python}
-    ms: dict[str, list[float]] = {side: [] for side in sides}
-    mb: dict[str, list[float]] = {side: [] for side in sides}
+    got: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     loads = []
     for _ in range(args.rounds):
         for side, python in sides.items():
             loads.append(os.getloadavg()[0])
-            got = child(python, side, name, args.threads)
-            ms[side].append(statistics.median(got["ms"]))
-            mb[side].append(got["mb"])
+            got[side].append(child(python, side, name, args.threads))
+
+    def figures(side: str) -> dict[str, float]:
+        ms, cpu, mb = ([one[key] for one in got[side]] for key in ("ms", "cpu_ms", "mb"))
+        return {"ms": statistics.median(ms), "best_ms": min(ms), "cpu_ms": statistics.median(cpu), "mb": max(mb)}
+
     row = {"net": name, "batch": NETS[name].shape[0], "load": statistics.mean(loads)}
-    row |= {"ours_ms": statistics.median(ms["ours"]), "ours_best_ms": min(ms["ours"]), "ours_mb": max(mb["ours"])}
+    mine = figures("ours")
+    row |= {f"ours_{key}": value for key, value in mine.items()}
     if len(sides) > 1:
-        layout = min(("NCHW", "NHWC"), key=lambda k: statistics.median(ms[k]))
-        row |= {"torch_ms": statistics.median(ms[layout]), "torch_best_ms": min(ms[layout])}
-        row |= {"torch_mb": max(mb[layout]), "torch_layout": layout}
-        row |= {"ratio": row["ours_ms"] / row["torch_ms"], "ratio_best": row["ours_best_ms"] / row["torch_best_ms"]}
+        theirs = {layout: figures(layout) for layout in ("NCHW", "NHWC")}
+        layout = min(theirs, key=lambda k: theirs[k]["ms"])
+        row |= {f"torch_{key}": value for key, value in theirs[layout].items()} | {"torch_layout": layout}
+        for label, key in (("ratio", "ms"), ("ratio_best", "best_ms"), ("cpu_ratio", "cpu_ms")):
+            row[label] = mine[key] / theirs[layout][key]
     return row
 
 
