@@ -15,6 +15,7 @@ from .arena import Arena
 from .backends import Backend, get_backend
 from .blob import Blob
 from .errors import NetError, ShapeError, did_you_mean
+from .fusion import Chain, find_chains
 from .hooks import Hooks
 from .layer import TEST, TRAIN, Layer, create_layer
 from .memory import Slot
@@ -38,6 +39,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     weights : path of a caffemodel to copy from (comma-separated: several)
     backend : the device; the CPU unless given
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
+    fuse : whether chains of layers (convolution and ReLU, say) run as one where nothing looks in between (fusion.py)
 
     ``Net(file, weights, phase)``, pycaffe's old order, works too.
 
@@ -57,6 +59,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         *,
         backend: Backend | None = None,
         seed: int | None = None,
+        fuse: bool = True,
     ) -> None:
         from .io import prototxt
         from .passes import file_state, filter_net, insert_splits, upgrade_net
@@ -72,6 +75,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self.backend = backend or get_backend("cpu")
         self.phase = int(phase)
         self.seed = fresh_seed(seed)
+        self._fuse = fuse
         #: the net as given, upgraded and filtered; splits are the net's own business
         self.param = filter_net(param, *file_state(param, self.phase, level, stages))
         self.name = self.param.name
@@ -87,6 +91,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self._mask_diff_version = -1
         self._forward_layout: list[Any] = []
         self._backward_layout: list[Any] = []
+        self._chains: list[Chain] = []
         parameters = Parameters()
         self._build(insert_splits(self.param), parameters)
         self.layers = [wire.layer for wire in self._wires]
@@ -205,6 +210,11 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         if self._count_random:
             counter.launch("count_up", 1, self.forward_count)
         plan.parts.append(counter.calls)
+        self._chains = self._find_chains()
+        for chain in self._chains:
+            ops = self._chain_ops(chain)
+            chain.pattern.forward(ops)
+            plan.fuse(chain.layers, ops.calls)
         self._forward_plan, self._forward_layout = plan, self._layout("data")
         return plan
 
@@ -218,8 +228,34 @@ class Net(PycaffeNet, Hooks, WeightFiles):
                 if wire.need_backward:
                     layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
                 plan.parts.append(layer.ops.calls)
+            for chain in self._chains:
+                ops = self._chain_ops(chain)
+                wires = self._wires[chain.first : chain.last + 1]
+                if all(w.need_backward for w in wires) and chain.pattern.backward(ops, wires[0].bottom_need):
+                    plan.fuse(chain.layers[::-1], ops.calls)
             self._backward_plan, self._backward_layout = plan, self._layout("diff")
         return self._backward_plan
+
+    @property
+    def fuse(self) -> bool:
+        """Whether chains of layers run as one; setting it records the net anew before the next pass."""
+        return self._fuse
+
+    @fuse.setter
+    def fuse(self, fuse: bool) -> None:
+        self._fuse = fuse
+        self._forward_plan = self._backward_plan = None
+
+    def _find_chains(self) -> list[Chain]:
+        return find_chains(self._wires, self.blobs, self.backend.patterns) if self._fuse else []
+
+    def _chain_ops(self, chain: Chain) -> Recorder:
+        return Recorder(self.backend, "+".join(layer.name for layer in chain.pattern.layers), self._scratch)
+
+    def fused_layers(self) -> list[list[str]]:
+        """Names of the layers of each chain that a whole pass runs as one."""
+        self._forward()
+        return [[layer.name for layer in chain.pattern.layers] for chain in self._chains]
 
     # -------------------------------------------------------------------------------------------------------- running
     def _index(self, name: str, what: str) -> int:

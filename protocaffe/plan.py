@@ -65,16 +65,22 @@ class Recorder:
         )  # fmt: skip
         self._add(bound, "gemm")
 
-    def _conv(self, step: str, shape: Any, args: Sequence[Memory | None]) -> None:
-        bound = self.backend.bind_conv(step, shape, args)
-        if bound is None:
-            getattr(GenericConvolution(self, shape), step)(*args)
-        else:
-            self._add(bound, f"conv_{step}")
+    def _conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> None:
+        bound = self.backend.bind_conv(step, shape, args, relu)
+        if bound is not None:
+            self._add(bound, f"conv_{step}" + "_relu" * relu)
+            return
+        getattr(GenericConvolution(self, shape), step)(*args)
+        if relu:
+            y = args[-1]
+            assert y is not None
+            self.launch("relu_forward", y.count, y, y, 0.0)
 
-    def conv_forward(self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory) -> None:
-        """y = W * x + b."""
-        self._conv("forward", shape, (x, w, bias, y))
+    def conv_forward(
+        self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory, relu: bool = False
+    ) -> None:
+        """y = W * x + b, with ``relu`` max(0, W * x + b)."""
+        self._conv("forward", shape, (x, w, bias, y), relu)
 
     def conv_backward_data(self, shape: Any, dy: Memory, w: Memory, dx: Memory) -> None:
         """dx = gradient of the input, written over."""
@@ -97,11 +103,16 @@ class Recorder:
 
 
 class Plan:
-    """The calls of a net's layers, in order, ready to run whole or in part."""
+    """The calls of a net's layers, in order, ready to run whole or in part.
+
+    Chains of layers may have fused calls, which run in place of the layers' own where a run covers the whole chain.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.parts: list[list[Call]] = []
+        #: by a chain's first layer in running order: all its layers in that order, and the fused calls
+        self.fused: dict[int, tuple[tuple[int, ...], list[Call]]] = {}
         self._flat: dict[tuple[int, ...], list[Bound]] = {}
 
     def run(self, parts: Sequence[int]) -> None:
@@ -109,5 +120,21 @@ class Plan:
         key = tuple(parts)
         calls = self._flat.get(key)
         if calls is None:
-            calls = self._flat[key] = [call.run for i in key for call in self.parts[i]]
+            calls = self._flat[key] = [call.run for call in self.calls(key)]
         self.backend.replay(calls)
+
+    def fuse(self, layers: Sequence[int], calls: list[Call]) -> None:
+        """Let ``calls`` do what the given layers, run in this order, do."""
+        self.fused[layers[0]] = (tuple(layers), calls)
+
+    def calls(self, parts: Sequence[int]) -> list[Call]:
+        """What running the given layers in the given order calls."""
+        found: list[Call] = []
+        at = 0
+        while at < len(parts):
+            chain, calls = self.fused.get(parts[at], ((parts[at],), self.parts[parts[at]]))
+            if tuple(parts[at : at + len(chain)]) != chain:
+                chain, calls = chain[:1], self.parts[parts[at]]
+            found += calls
+            at += len(chain)
+        return found
