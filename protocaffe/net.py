@@ -22,13 +22,14 @@ from .memory import Slot
 from .parameters import Parameters
 from .plan import Plan, Recorder
 from .pycaffe import PycaffeNet, fresh_seed
+from .reuse import BlobMemory, KeepAll, Reuse
 from .weights import WeightFiles
 from .wiring import Wire, backward_needs, force_backward, forward_needs
 
 logger = logging.getLogger("protocaffe.net")
 
 
-class Net(PycaffeNet, Hooks, WeightFiles):
+class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
     """A network as pycaffe knows it.
 
     Parameters
@@ -40,6 +41,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     backend : the device; the CPU unless given
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
     fuse : whether chains of layers (convolution and ReLU, say) run as one where nothing looks in between (fusion.py)
+    reuse_memory : TEST nets only: blobs that no later layer reads give their memory on, so that a pass takes a fraction
+        of it. Inputs, outputs and what ``keep`` or ``forward(blobs=...)`` names stay readable; reading another blob's
+        data after a pass is a NetError, and so is ``backward`` (reuse.py)
 
     ``Net(file, weights, phase)``, pycaffe's old order, works too.
 
@@ -60,6 +64,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         backend: Backend | None = None,
         seed: int | None = None,
         fuse: bool = True,
+        reuse_memory: bool = False,
     ) -> None:
         from .io import prototxt
         from .passes import file_state, filter_net, insert_splits, upgrade_net
@@ -68,6 +73,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             phase, weights, level = level, phase, 0
         if phase not in (TRAIN, TEST):
             raise NetError(f"phase must be protocaffe.TRAIN (0) or protocaffe.TEST (1), got {phase!r}")
+        if reuse_memory and phase == TRAIN:
+            raise NetError("reuse_memory is for nets of the TEST phase: training needs all blobs for its backward pass")
         stages = [stages] if isinstance(stages, str) else stages or ()
         is_file = isinstance(network_file, (str, os.PathLike))
         self.source = os.fspath(network_file) if is_file else "<NetParameter>"
@@ -92,6 +99,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self._forward_layout: list[Any] = []
         self._backward_layout: list[Any] = []
         self._chains: list[Chain] = []
+        self._reuse = KeepAll()
         parameters = Parameters()
         self._build(insert_splits(self.param), parameters)
         self.layers = [wire.layer for wire in self._wires]
@@ -103,6 +111,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self.arena = Arena(self.backend, self.learnable_params)
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
+        logger.info("Memory required for data: %d", self.backend.real.itemsize * sum(self._top_counts()))
+        if reuse_memory:
+            self._reuse = Reuse(self.name, self.backend, self._wires, self.blobs)
         if self.param.debug_info:
             debug.attach(self)
         for path in filter(None, os.fspath(weights).split(",") if weights else ()):
@@ -197,6 +208,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
         self.reshape()
+        self._chains = self._place_blobs()
         plan = Plan(self.backend)
         for wire in self._wires:
             layer, tops = wire.layer, self._tops(wire)
@@ -210,7 +222,6 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         if self._count_random:
             counter.launch("count_up", 1, self.forward_count)
         plan.parts.append(counter.calls)
-        self._chains = self._find_chains()
         for chain in self._chains:
             ops = self._chain_ops(chain)
             chain.pattern.forward(ops)
@@ -219,6 +230,11 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         return plan
 
     def _backward(self) -> Plan:
+        if self.reuse_memory:
+            raise NetError(
+                f'net "{self.name}" was made with reuse_memory=True and does not keep what a backward pass needs; '
+                "make it without"
+            )
         self._forward()
         if self._backward_plan is None or self._changed(self._backward_layout, "diff"):
             plan = Plan(self.backend)
@@ -246,8 +262,15 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self._fuse = fuse
         self._forward_plan = self._backward_plan = None
 
-    def _find_chains(self) -> list[Chain]:
-        return find_chains(self._wires, self.blobs, self.backend.patterns) if self._fuse else []
+    def _place_blobs(self) -> list[Chain]:
+        """The chains to fuse; where memory is reused, the blobs get their places."""
+        patterns = self.backend.patterns if self._fuse else ()
+        always = [*self.inputs, *self.outputs, *(n for n, weight in self.blob_loss_weights.items() if weight != 0)]
+        always += [top for wire in self._wires if not wire.bottoms for top in wire.tops]
+        self._reuse.choose(always)
+        chains = find_chains(self._wires, self.blobs, patterns, self._reuse.hidden)
+        self._reuse.place(chains)
+        return chains
 
     def _chain_ops(self, chain: Chain) -> Recorder:
         return Recorder(self.backend, "+".join(layer.name for layer in chain.pattern.layers), self._scratch)
@@ -268,14 +291,19 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         plan = self._forward()
         last = len(self.layers) - 1 if end is None else end
         layers = range(start, last + 1)
+        self._reuse.check_slice(layers)
         if not (self._hooks["bf"] or self._hooks["af"]):
-            plan.run((len(self.layers), *layers) if start == 0 else tuple(layers))
+            with self._reuse.running():
+                plan.run((len(self.layers), *layers) if start == 0 else tuple(layers))
         else:
             plan.run((len(self.layers),) if start == 0 else ())
             for i in layers:
-                self._call_hooks("bf", i)
-                plan.run((i,))
-                self._call_hooks("af", i)
+                with self._reuse.before(i):
+                    self._call_hooks("bf", i)
+                with self._reuse.running():
+                    plan.run((i,))
+                with self._reuse.after(i):
+                    self._call_hooks("af", i)
         for i in layers:
             self.layers[i].check()
 
@@ -300,7 +328,10 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     def forward(
         self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any
     ) -> dict[str, np.ndarray]:
-        """Set the given input blobs, run the layers ``start`` to ``end``, return outputs and ``blobs`` by name."""
+        """Set the given input blobs, run the layers ``start`` to ``end``, return outputs and ``blobs`` by name.
+
+        A net that reuses memory keeps ``blobs``, and the tops of ``end``, from then on.
+        """
         for name, values in inputs.items():
             if name not in self.inputs:
                 raise NetError(f'forward: no input "{name}" in net "{self.name}"{did_you_mean(name, self.inputs)}')
@@ -312,8 +343,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             self.blobs[name].data = values
         first = self._index(start, "forward") if start is not None else 0
         last = self._index(end, "forward") if end is not None else len(self.layers) - 1
-        self.run_forward(first, last)
         wanted = list(self._wires[last].tops) if end is not None else list(self.outputs)
+        self.keep(*wanted, *(blobs or ()))
+        self.run_forward(first, last)
         return {name: self._blob(name).data for name in dict.fromkeys([*wanted, *(blobs or ())])}
 
     def backward(
@@ -377,6 +409,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         """Loss weight of each blob."""
         weights = {t: lw for w in self._wires for t, lw in zip(w.tops, w.layer.loss_weights, strict=True)}
         return OrderedDict((name, weights[name]) for name in self.blobs)
+
+    def _top_counts(self) -> list[int]:
+        return [blob.count for wire in self._wires for blob in self._tops(wire)]
 
     def layer_calls(self) -> list[list[str]]:
         """Names of the calls that each layer's forward pass makes."""
