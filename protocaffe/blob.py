@@ -52,6 +52,8 @@ class Blob:
         self.values = Values(Slot(backend, backend.real), Slot(backend, backend.real), Slot(backend, np.uint8))
         #: declared by the layer: whether pruning may take these weights
         self.prunable = False
+        #: declared by the layer: it is computed from the data, not learnt, and lies outside the arena
+        self.statistic = False
         self._shape: tuple[int, ...] = ()
         self.reshape(*shape)
 

@@ -111,12 +111,20 @@ class Layer:
 
     # ------------------------------------------------------------------------------------------------- for subclasses
     def add_param(
-        self, shape: Sequence[int], filler: Any = None, prunable: bool = False, mask_filler: Any = None
+        self,
+        shape: Sequence[int],
+        filler: Any = None,
+        prunable: bool = False,
+        mask_filler: Any = None,
+        statistic: bool = False,
     ) -> Blob:
-        """Add a parameter filled by ``filler`` (a FillerParameter), masked where ``mask_filler`` gives 0."""
+        """Add a parameter filled by ``filler`` (a FillerParameter), masked where ``mask_filler`` gives 0.
+
+        A ``statistic`` is computed by the layer's own forward pass: solvers leave it alone.
+        """
         index = len(self.blobs)
         blob = Blob(self.backend, f"{self.name}[{index}]", tuple(shape))
-        blob.prunable = prunable
+        blob.prunable, blob.statistic = prunable, statistic
         if filler is not None:
             with self.context():
                 blob.data = fill(filler, blob.shape, layer_rng(self.rng_seed, self.name, index))

@@ -45,7 +45,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         of it. Inputs, outputs and what ``keep`` or ``forward(blobs=...)`` names stay readable; reading another blob's
         data after a pass is a NetError, and so is ``backward`` (reuse.py)
 
-    ``Net(file, weights, phase)``, pycaffe's old order, works too.
+    The old order of pycaffe, file, weights, phase, works too.
 
     >>> import protocaffe
     >>> net = protocaffe.Net("models/lenet/deploy.prototxt", protocaffe.TEST, seed=1)
@@ -108,7 +108,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self.learnable_params = parameters.owners
         self.params_lr = parameters.lr_mults
         self.params_weight_decay = parameters.decay_mults
-        self.arena = Arena(self.backend, self.learnable_params)
+        self.arena = Arena(self.backend, [blob for blob in self.learnable_params if not blob.statistic])
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
         logger.info("Memory required for data: %d", self.backend.real.itemsize * sum(self._top_counts()))

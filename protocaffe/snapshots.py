@@ -14,6 +14,7 @@ from .errors import FileFormatError, SolverError
 from .memory import Memory
 
 if TYPE_CHECKING:
+    from .backends import Backend
     from .net import Net
 
 logger = logging.getLogger("protocaffe.solver")
@@ -24,6 +25,7 @@ class Snapshots:
 
     net: Net
     test_nets: list[Net]
+    backend: Backend
     param: Any
     source: str
     seed: int
@@ -103,15 +105,19 @@ class Snapshots:
             self._resume(state.resume)
 
     def _match_history(self, path: str, stored: list[np.ndarray]) -> list[tuple[Memory, np.ndarray]]:
-        arena = self.net.arena
+        arena, blobs = self.net.arena, self.net.learnable_params
+        places = {id(blob.values): offset for blob, offset in zip(arena.blobs, arena.offsets, strict=True)}
         want = [
-            Memory(kind.storage, blob.shape, kind.offset + offset)
+            # statistics have a place in a state, but no history
+            self.backend.empty(blob.shape)
+            if blob.statistic
+            else Memory(kind.storage, blob.shape, kind.offset + places[id(blob.values)])
             for kind in self.history
-            for blob, offset in zip(arena.blobs, arena.offsets, strict=True)
+            for blob in blobs
         ]
         if len(stored) != len(want):
             raise SolverError(
-                f'"{path}": this solver ({self.param.type}, {len(arena.blobs)} parameters) needs {len(want)} '
+                f'"{path}": this solver ({self.param.type}, {len(blobs)} parameters) needs {len(want)} '
                 f"history blobs, the state holds {len(stored)}"
             )
         pairs = []

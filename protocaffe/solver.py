@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -203,8 +204,9 @@ class Solver(PycaffeSolver, Snapshots):
         self._hyper = self.backend.empty((8,), real)
         self._clip = self.backend.from_array(np.ones(1, real))
         self._partial = self.backend.empty((CLIP_PIECES,), real)
-        self._lr_mult = arena.per_block(self.net.params_lr)
-        self._decay_mult = arena.per_block(self.net.params_weight_decay)
+        learnt = [not blob.statistic for blob in self.net.learnable_params]
+        self._lr_mult = arena.per_block(list(compress(self.net.params_lr, learnt)))
+        self._decay_mult = arena.per_block(list(compress(self.net.params_weight_decay, learnt)))
         self._update_version = -1
         self._clear = self.backend.bind_launch("fill", arena.size, (self.net.arena_memory("diff"), 0.0))
         self._check_rule()
@@ -215,7 +217,7 @@ class Solver(PycaffeSolver, Snapshots):
     def _bind_update(self) -> None:
         net, arena = self.net, self.net.arena
         for layer in net.layers:
-            if any(blob.values.arena is not arena for blob in layer.blobs):
+            if any(blob.values.arena is not arena for blob in layer.blobs if not blob.statistic):
                 self.fail(
                     SolverError,
                     f"{layer.describe()} of the training net uses another net's parameters, which this solver does not "
@@ -267,12 +269,18 @@ class Solver(PycaffeSolver, Snapshots):
         self.backend.replay(self._update)
 
     def masked_history(self) -> list[np.ndarray]:
-        """For each kind of history and each parameter its values, 0 where pruned: what a solver state holds."""
-        arena = self.net.arena
+        """For each kind of history and each parameter its values, 0 where pruned: what a solver state holds.
+
+        Statistics have none, but a place (of zeros), as in Caffe's states.
+        """
+        places = {id(b.values): o for b, o in zip(self.net.arena.blobs, self.net.arena.offsets, strict=True)}
         out = []
         for kind in self.history:
-            for blob, offset in zip(arena.blobs, arena.offsets, strict=True):
-                values = Memory(kind.storage, blob.shape, kind.offset + offset).array
+            for blob in self.net.learnable_params:
+                if blob.statistic:
+                    out.append(np.zeros(blob.shape, self.backend.real))
+                    continue
+                values = Memory(kind.storage, blob.shape, kind.offset + places[id(blob.values)]).array
                 keep = blob.mask
                 if keep is not None:
                     values[~keep] = 0

@@ -9,6 +9,7 @@ import protocaffe
 from protocaffe.errors import ShapeError, WeightsError
 from protocaffe.io import prototxt
 from protocaffe.io.caffemodel import LayerWeights, read_caffemodel, write_caffemodel
+from protocaffe.io.solverstate import read_solverstate
 
 NET = """
 name: "masked"
@@ -216,6 +217,60 @@ def test_masks_from_zeros_leaves_dense_parameters_without_one():
     assert net.params["conv"][0].mask is None
     assert not net.params["free"][0].data[:2].view(np.uint32).any()
     assert net.masks_from_zeros() == 8  # again: nothing more, nothing lost
+
+
+def test_masks_from_zeros_adds_to_a_mask_that_is_there():
+    net = protocaffe.Net(prototxt.parse_net(NET), seed=1)
+    blob = net.params["free"][0]
+    keep = np.ones(blob.shape)
+    keep[0] = 0
+    blob.mask = keep
+    blob.data[1] = 0
+    blob.data[0] = 5  # written over the mask: still pruned
+    assert net.masks_from_zeros() == 4
+    np.testing.assert_array_equal(blob.mask[:, :, 0, 0].all(axis=1), [False, False, True, True])
+    assert not blob.data[:2].view(np.uint32).any()
+
+
+def test_a_net_whose_mask_comes_from_a_filler_trains_under_it():
+    text = NET.replace(
+        "num_output: 9 transpose: true",
+        'num_output: 9 transpose: true mask_filler { type: "gaussian" sparse: 40 std: 1 }',
+    )
+    solver = make_solver("RMSProp", net=text)
+    blob = solver.net.params["turned"][0]
+    keep, before = blob.mask.copy(), blob.data.copy()
+    assert 0 < keep.mean() < 1
+    solver.step(3)
+    np.testing.assert_array_equal(blob.mask, keep)
+    assert not blob.data[~keep].view(np.uint32).any()
+    assert np.count_nonzero(blob.data[keep] != before[keep]) > 0.9 * keep.sum()
+
+
+def test_what_was_written_over_a_mask_does_not_reach_a_file(tmp_path):
+    solver = make_solver()
+    prune(solver.net)
+    for blob in solver.net.prunable():
+        blob.data[...] = 3
+    solver.net.save(tmp_path / "net.caffemodel")
+    stored = {w.name: w for w in read_caffemodel(tmp_path / "net.caffemodel")}
+    for name in ("conv", "free", "turned", "one"):
+        values, keep = stored[name].blobs[0], solver.net.params[name][0].mask
+        assert not values[~keep].view(np.uint32).any()
+        assert (values[keep] == 3).all()
+
+
+def test_a_snapshot_taken_right_after_pruning_holds_masked_histories(tmp_path):
+    solver = make_solver("Adam", f'snapshot_prefix: "{tmp_path}/net"')
+    solver.step(3)
+    prune(solver.net)
+    state = read_solverstate(solver.snapshot()[1])
+    blobs = [*solver.net.arena.blobs, *solver.net.arena.blobs]
+    assert len(state.history) == len(blobs)
+    for values, blob in zip(state.history, blobs, strict=True):
+        if blob.mask is not None:
+            assert not values.reshape(blob.shape)[~blob.mask].any()
+            assert values.reshape(blob.shape)[blob.mask].any()
 
 
 def test_mask_filler_makes_a_fixed_random_sparse_net():

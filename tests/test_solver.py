@@ -115,6 +115,53 @@ def test_a_resumed_run_is_bit_identical(make, rule):
     assert whole.test_scores == resumed.test_scores
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_smoothed_loss_goes_on_where_it_was(make, steps):
+    whole = make()
+    whole.step(steps)
+    _, state = whole.snapshot()
+    resumed = make()
+    resumed.step(1)  # a loss of its own, which must not stay in the window
+    resumed.restore(state)
+    whole.step(1)
+    resumed.step(1)
+    assert whole.smoothed_loss == resumed.smoothed_loss
+    assert whole.smoothed_loss != whole.net.loss()
+
+
+def test_steps_of_the_rate_that_were_taken_stay_taken(make):
+    """multistep counts its steps: a resumed run starts from the count in the state, not from 0."""
+    more = 'lr_policy: "multistep" gamma: 0.5 stepvalue: 2 stepvalue: 4'
+    whole = make(more)
+    whole.step(3)
+    assert whole.current_step == 1
+    _, path = whole.snapshot()
+    resumed = make(more)
+    resumed.restore(path)
+    assert resumed.current_step == 1
+    whole.step(1)
+    resumed.step(1)
+    assert resumed.lr == whole.lr == pytest.approx(0.01)
+    resumed.step(1)
+    assert (resumed.lr, resumed.current_step) == (pytest.approx(0.005), 2)
+
+
+def test_a_run_without_a_seed_of_its_own_resumes_with_the_one_it_drew(make, solver_file):
+    path = solver_file()
+    path.write_text(path.read_text().replace("random_seed: 11", ""))
+    whole = protocaffe.get_solver(path)
+    whole.step(3)
+    _, state = whole.snapshot()
+    whole.step(3)
+    resumed = protocaffe.get_solver(path)
+    assert resumed.seed != whole.seed
+    resumed.restore(state)
+    resumed.step(3)
+    assert_same_bits(everything(whole), everything(resumed))
+    whole.close()
+    resumed.close()
+
+
 def test_the_same_seed_repeats_a_run_and_another_does_not(make, solver_file):
     first, second = make(), make()
     first.step(3)

@@ -11,7 +11,9 @@ import click
 from protocaffe import __version__
 from protocaffe.errors import did_you_mean
 
-COMMANDS = ("train", "test", "time", "prune", "finetune", "summary", "data", "demo")
+COMMANDS = (
+    "train", "test", "time", "prune", "finetune", "summary", "data", "convert_imageset", "compute_image_mean", "demo",
+)  # fmt: skip
 
 
 class LazyGroup(click.Group):

@@ -33,12 +33,16 @@ def magnitude_masks(
 ) -> list[np.ndarray]:
     """Return a boolean mask (True = kept) for each of ``weights``, so that at least ``sparsity`` of them is pruned.
 
-    sparsity        share of zeros among the weights, in [0, 1)
-    scope           "global": one ranking over the net; "uniform": the same share of every layer
-    layer_sparsity  {name: share} for layers with a share of their own; they take no part in the ranking
-    min_keep        what every layer keeps at least: below 1 a share of its weights, from 1 on a number of weights;
-                    by default 1 %, or half of ``1 - sparsity`` where that is less
+    Parameters
+    ----------
+    sparsity : share of zeros among the weights, in [0, 1)
+    scope : "global": one ranking over the net; "uniform": the same share of every layer
+    layer_sparsity : {name: share} for layers with a share of their own; they take no part in the ranking
+    min_keep : what every layer keeps at least: below 1 a share of its weights, from 1 on a number of weights; by
+        default 1 %, or half of ``1 - sparsity`` where that is less
 
+    Notes
+    -----
     What a mask has pruned already stays pruned and counts. Equal magnitudes go in the order in which they are stored,
     so the result depends on nothing but the values.
 
