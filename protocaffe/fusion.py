@@ -5,14 +5,14 @@ chain's fused calls take their place (``Plan.fuse``). A run that stops inside a 
 per-layer times use the layers' own calls. What must hold, so that both may be mixed at will:
 
 - every blob that can be read holds, after the fused calls, what the layers as written leave in it, to rounding;
-- fused calls leave in the layers' own buffers whatever a later pass by the layers' own calls reads, and read nothing
-  that those do not leave.
+- fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there;
+- where a pass by the layers' own calls reads what fused calls do not leave, ``restore`` makes it up first.
 
 A chain is a run of consecutive layers, each reading the one before it and nothing else, and all but the first working
 in place, so that there is one blob and its last value is the chain's result. (Where an intermediate blob cannot be read
 at all, in a net that reuses memory, the layers need not work in place.)
 
-A pattern is one class. A backend names those it can use in ``Backend.patterns``, longest first.
+A pattern is one class (patterns.py). A backend names those it can use in ``Backend.patterns``, longest first.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """A chain of layer types. An instance belongs to one chain of a net: its layers, first bottoms and last top."""
+    """A chain of layer types. An instance belongs to one chain of a net: its layers, first bottoms and last top.
+
+    ``for_backward``: a backward pass of some of its layers may follow.
+    """
 
     types: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob) -> None:
+    def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob, for_backward: bool) -> None:
         self.layers = list(layers)
         self.bottom = list(bottom)
         self.top = top
+        self.for_backward = for_backward
 
     def fits(self) -> bool:
         """Whether the layers' options are ones that the fused calls can do."""
@@ -47,47 +51,15 @@ class Pattern:
         """Record the chain's forward pass."""
         raise NotImplementedError
 
+    def restore(self, ops: Recorder) -> None:
+        """Record what the layers' own calls would have left beside, and a backward pass by them reads."""
+
     def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
-        """Record the chain's backward pass; False, and nothing recorded, if the layers' own calls are to do it."""
+        """Record the chain's backward pass; False, and nothing recorded, if the layers' own calls are to do it.
+
+        Asked only where all layers have a backward pass.
+        """
         return False
-
-
-def _plain_relu(layer: Any) -> bool:
-    return layer.slope == 0
-
-
-class ConvolutionReLU(Pattern):
-    """The convolution clips its sums at 0 before it stores them: one pass over the output instead of three."""
-
-    types = ("Convolution", "ReLU")
-
-    def fits(self) -> bool:
-        return len(self.bottom) == 1 and _plain_relu(self.layers[1])
-
-    def forward(self, ops: Recorder) -> None:
-        conv = self.layers[0]
-        bias = conv.blobs[1].data_mem if conv.bias_term else None
-        ops.conv_forward(
-            conv.shape, self.bottom[0].data_mem, conv.blobs[0].data_mem, bias, self.top.data_mem, relu=True
-        )
-
-
-class InnerProductReLU(Pattern):
-    """Bias and ReLU in one pass over the output."""
-
-    types = ("InnerProduct", "ReLU")
-
-    def fits(self) -> bool:
-        return self.layers[0].bias_term and _plain_relu(self.layers[1])
-
-    def forward(self, ops: Recorder) -> None:
-        ip, y = self.layers[0], self.top.data_mem
-        ip.product(ops, self.bottom[0].data_mem, y)
-        ops.launch("fused_bias_relu", ip.rows, ip.outputs, ip.blobs[1].data_mem, y, work=ip.rows * ip.outputs)
-
-
-#: what every backend can do, since it is built on kernels and verbs that all of them have
-PORTABLE: tuple[type[Pattern], ...] = (ConvolutionReLU, InnerProductReLU)
 
 
 @dataclass(frozen=True)
@@ -109,9 +81,13 @@ def find_chains(
     blobs: Mapping[str, Blob],
     patterns: Sequence[type[Pattern]],
     hidden: Callable[[str], bool] = lambda name: False,
+    backward: bool = True,
 ) -> list[Chain]:
-    """The chains of a net, none overlapping; at each layer the first pattern that fits. ``hidden``: blobs that cannot
-    be read after the pass, so that a chain may leave them out."""
+    """The chains of a net, none overlapping; at each layer the first pattern that fits.
+
+    ``hidden``: blobs that cannot be read after the pass, so that a chain may leave them out; ``backward``: whether
+    there can be backward passes.
+    """
     chains: list[Chain] = []
     at = 0
     while at < len(wires):
@@ -120,7 +96,8 @@ def find_chains(
             if not _matches(part, pattern.types, hidden):
                 continue
             layers: list[Layer] = [wire.layer for wire in part]
-            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]])
+            for_backward = backward and any(wire.need_backward for wire in part)
+            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]], for_backward)
             if found.fits():
                 chains.append(Chain(at, at + len(part) - 1, found))
                 at += len(part) - 1

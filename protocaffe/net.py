@@ -189,7 +189,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
 
     def reshape(self) -> None:
         """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change."""
-        self._forward_plan = self._backward_plan = None
+        self._drop_plans()
         for wire in self._wires:
             wire.layer.reshape(self._bottoms(wire), self._tops(wire))
 
@@ -223,9 +223,10 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
             counter.launch("count_up", 1, self.forward_count)
         plan.parts.append(counter.calls)
         for chain in self._chains:
-            ops = self._chain_ops(chain)
+            ops, restore = self._chain_ops(chain), self._chain_ops(chain)
             chain.pattern.forward(ops)
-            plan.fuse(chain.layers, ops.calls)
+            chain.pattern.restore(restore)
+            plan.fuse(chain.layers, ops.calls, restore.calls)
         self._forward_plan, self._forward_layout = plan, self._layout("data")
         return plan
 
@@ -235,9 +236,9 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
                 f'net "{self.name}" was made with reuse_memory=True and does not keep what a backward pass needs; '
                 "make it without"
             )
-        self._forward()
+        forward = self._forward()
         if self._backward_plan is None or self._changed(self._backward_layout, "diff"):
-            plan = Plan(self.backend)
+            plan = Plan(self.backend, forward)
             for wire in self._wires:
                 layer = wire.layer
                 layer.ops = Recorder(self.backend, layer.name, self._scratch)
@@ -245,8 +246,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
                     layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
                 plan.parts.append(layer.ops.calls)
             for chain in self._chains:
-                ops = self._chain_ops(chain)
-                wires = self._wires[chain.first : chain.last + 1]
+                ops, wires = self._chain_ops(chain), self._wires[chain.first : chain.last + 1]
                 if all(w.need_backward for w in wires) and chain.pattern.backward(ops, wires[0].bottom_need):
                     plan.fuse(chain.layers[::-1], ops.calls)
             self._backward_plan, self._backward_layout = plan, self._layout("diff")
@@ -260,6 +260,11 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
     @fuse.setter
     def fuse(self, fuse: bool) -> None:
         self._fuse = fuse
+        self._drop_plans()
+
+    def _drop_plans(self) -> None:
+        if self._forward_plan is not None:
+            self._forward_plan.restore()
         self._forward_plan = self._backward_plan = None
 
     def _place_blobs(self) -> list[Chain]:
@@ -268,7 +273,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         always = [*self.inputs, *self.outputs, *(n for n, weight in self.blob_loss_weights.items() if weight != 0)]
         always += [top for wire in self._wires if not wire.bottoms for top in wire.tops]
         self._reuse.choose(always)
-        chains = find_chains(self._wires, self.blobs, patterns, self._reuse.hidden)
+        chains = find_chains(self._wires, self.blobs, patterns, self._reuse.hidden, not self.reuse_memory)
         self._reuse.place(chains)
         return chains
 
@@ -438,7 +443,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
             self.seed = seed
             for layer in self.layers:
                 layer.reseed(seed)
-            self._forward_plan = self._backward_plan = None
+            self._drop_plans()
 
     def _sources(self) -> Iterable[Layer]:
         return (layer for layer in self.layers if layer.is_source)

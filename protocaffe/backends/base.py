@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..fusion import PORTABLE, Pattern
+from ..fusion import Pattern
 from ..memory import Memory, Storage
+from ..patterns import PORTABLE
 
 Bound = Callable[[], Any]
 
