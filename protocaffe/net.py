@@ -99,7 +99,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self._forward_layout: list[Any] = []
         self._backward_layout: list[Any] = []
         self._chains: list[Chain] = []
-        self._reuse = KeepAll()
+        self._reuse = Reuse(self.name, self.backend, self._wires, self.blobs) if reuse_memory else KeepAll()
         parameters = Parameters()
         self._build(insert_splits(self.param), parameters)
         self.layers = [wire.layer for wire in self._wires]
@@ -112,8 +112,6 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
         logger.info("Memory required for data: %d", self.backend.real.itemsize * sum(self._top_counts()))
-        if reuse_memory:
-            self._reuse = Reuse(self.name, self.backend, self._wires, self.blobs)
         if self.param.debug_info:
             debug.attach(self)
         for path in filter(None, os.fspath(weights).split(",") if weights else ()):
@@ -124,10 +122,12 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         available: set[str] = set()
         need: dict[str, bool] = {}
         names: set[str] = set()
+        shared_buffers: dict[Any, Slot] | None = {} if self.reuse_memory else None
         for layer_param in param.layer:
             if not layer_param.HasField("phase"):
                 layer_param.phase = self.phase
             layer = create_layer(layer_param, self.phase, self.backend, self.seed, self.forward_count)
+            layer.shared_buffers = shared_buffers
             if layer.name in names and layer.name:
                 logger.warning('layer name "%s" is used more than once: weights are found by name', layer.name)
             names.add(layer.name)

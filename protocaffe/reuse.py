@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("protocaffe.net")
 
 _ALIGNMENT = 64
-_NEVER, _ALWAYS = (-1.0, inf), (inf, -1.0)
 
 
 @dataclass
@@ -119,8 +118,8 @@ class Reuse(KeepAll):
         self._pool: Storage | None = None
         #: when each slot in the pool holds its values; not there: kept
         self._spans: dict[Slot, Span] = {}
-        #: what can be read: values that have been there since layer [0] and stay to layer [1]
-        self._now = _NEVER
+        #: half a step before or after the layer whose hooks run; None: calls run; inf: the pass is over
+        self._now: float | None = inf
 
     def keep(self, names: Sequence[str]) -> bool:
         new = [name for name in names if name not in self.kept and self.blobs[name].values.data.guard is not None]
@@ -150,29 +149,44 @@ class Reuse(KeepAll):
         return self.blobs[name].values.data in self._spans
 
     def place(self, chains: Sequence[Chain]) -> None:
-        slots, spans = list(self._spans), []
-        for span in self._spans.values():
-            wide = Span(span.count, span.first, span.last)
+        merged = self._merge(chains)
+        wide = {slot: Span(0) for slot in self._spans if slot not in merged}
+        for slot, span in self._spans.items():
+            whole = wide[merged.get(slot, slot)]
+            whole.cover(span.count, int(span.first), int(span.last))
             for chain in chains:
                 if chain.first <= span.last and span.first <= chain.last:
-                    wide.cover(0, min(chain.first, int(span.first)), max(chain.last, int(span.last)))
-            spans.append(wide)
+                    whole.cover(0, min(chain.first, int(span.first)), max(chain.last, int(span.last)))
+        spans = list(wide.values())
         item = self.backend.real.itemsize
         offsets, total = pack(spans, max(1, _ALIGNMENT // item))
         if self._pool is None or self._pool.size < total:
             self._pool = Storage(self.backend, max(total, 1), self.backend.real)
-        for slot, offset, span in zip(slots, offsets, spans, strict=True):
-            slot.place(self._pool, offset, span.count)
+        places = dict(zip(wide, offsets, strict=True))
+        for slot, span in self._spans.items():
+            slot.place(self._pool, places[merged.get(slot, slot)], span.count)
             slot.guard = self._check
         logger.info(
             "Memory for the data of %d blobs that are not kept: %d bytes, shared; %d if each had its own",
-            len(spans), total * item, sum(span.count for span in spans) * item,
+            len(self._spans), total * item, sum(span.count for span in self._spans.values()) * item,
         )  # fmt: skip
+
+    def _merge(self, chains: Sequence[Chain]) -> dict[Slot, Slot]:
+        """The blobs inside of chains, which lie where the chain's result lies: its layers work element by element."""
+        merged: dict[Slot, Slot] = {}
+        for chain in chains:
+            result = self.blobs[self.wires[chain.last].tops[0]].values.data
+            for i in range(chain.first, chain.last):
+                slot = self.blobs[self.wires[i].tops[0]].values.data
+                if slot is not result and slot in self._spans and result in self._spans:
+                    merged[slot] = result
+                    self._spans[slot].last = i  # the next layer writes over it
+        return merged
 
     # ------------------------------------------------------------------------------------------------------- running
     def _check(self, blob: Blob) -> None:
         span = self._spans.get(blob.values.data)
-        if span is None or (span.first <= self._now[0] and self._now[1] <= span.last):
+        if span is None or self._now is None or span.first < self._now < span.last + 1:
             return
         name = blob.name
         raise NetError(
@@ -182,7 +196,7 @@ class Reuse(KeepAll):
         )
 
     @contextmanager
-    def _readable(self, now: tuple[float, float]) -> Iterator[None]:
+    def _at(self, now: float | None) -> Iterator[None]:
         before, self._now = self._now, now
         try:
             yield
@@ -190,13 +204,13 @@ class Reuse(KeepAll):
             self._now = before
 
     def running(self) -> AbstractContextManager[None]:
-        return self._readable(_ALWAYS)
+        return self._at(None)
 
     def before(self, layer: int) -> AbstractContextManager[None]:
-        return self._readable((layer - 1, layer))
+        return self._at(layer - 0.5)
 
     def after(self, layer: int) -> AbstractContextManager[None]:
-        return self._readable((layer, layer))
+        return self._at(layer + 0.5)
 
     def check_slice(self, layers: Sequence[int]) -> None:
         written: set[Slot] = set()

@@ -74,7 +74,8 @@ class BatchNorm(Layer):
 
     def normalised(self, bottom, top):
         """What backward reads: the bottom, or a copy of the result, which a layer behind this one may write over."""
-        return self.buffer("normalised", bottom[0].shape) if top[0] is bottom[0] else bottom[0].data_mem
+        inplace = top[0] is bottom[0]
+        return self.buffer("normalised", bottom[0].shape, for_backward=True) if inplace else bottom[0].data_mem
 
     def statistics(self, ops, x):
         """Record on ``ops`` what makes ``factors``, and where they come from the batch ``x`` moves the stored ones."""

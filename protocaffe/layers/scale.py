@@ -48,7 +48,8 @@ class Scale(Layer):
 
     def input(self, bottom, top):
         """What backward reads: the bottom, or a copy of it where the top lies over it."""
-        return self.buffer("input", bottom[0].shape) if top[0] is bottom[0] else bottom[0].data_mem
+        inplace = top[0] is bottom[0]
+        return self.buffer("input", bottom[0].shape, for_backward=True) if inplace else bottom[0].data_mem
 
     def forward(self, bottom, top):
         x, g, over = bottom[0].data_mem, self.blobs[0] if self.own else bottom[1], self.over
