@@ -43,9 +43,12 @@ KERNEL log_softmax_backward(long rows, long channels, long inner, const store* y
   }
 }
 
+// A label as an integer. To cast NaN, or what no integer holds, is undefined: a GPU may make a class of it.
+DEVICE long whole(real label) { return label > real(-2e9) && label < real(2e9) ? (long)label : -2000000000l; }
+
 // What a row's label says: -1 to be ignored, -2 out of range (noted in status: flag, label), else the class.
 DEVICE long class_of(real label, long channels, int has_ignore, int ignore, int* status) {
-  const long k = (long)label;
+  const long k = whole(label);
   if (has_ignore && k == ignore) return -1;
   if (k >= 0 && k < channels) return k;
   status[0] = 1;
@@ -115,8 +118,8 @@ KERNEL accuracy_rows(long rows, long channels, long inner, const store* x, const
 // out[c] = correct rows of class c / rows of class c (0 without any); with one_class all rows count as class 0
 KERNEL accuracy_mean(long classes, long n, const real* correct, const real* valid, const store* label, int one_class, store* out) {
   FOR_EACH_ROW(c, classes, n) {
-    const real right = row_sum(n, [=](index_t j) { return one_class || (long)real(label[j]) == c ? correct[j] * valid[j] : real(0); });
-    const real all = row_sum(n, [=](index_t j) { return one_class || (long)real(label[j]) == c ? valid[j] : real(0); });
+    const real right = row_sum(n, [=](index_t j) { return one_class || whole(real(label[j])) == c ? correct[j] * valid[j] : real(0); });
+    const real all = row_sum(n, [=](index_t j) { return one_class || whole(real(label[j])) == c ? valid[j] : real(0); });
     ROW_LEADER out[c] = all > 0 ? right / all : real(0);
   }
 }

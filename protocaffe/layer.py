@@ -46,6 +46,8 @@ class Layer:
     is_source: ClassVar[bool] = False
     #: works when top and bottom are the same blob
     inplace_ok: ClassVar[bool] = False
+    #: may give its tops other shapes while it runs: what follows is recorded anew then
+    dynamic_tops: ClassVar[bool] = False
     #: draws random numbers at each forward pass of the TRAIN phase
     uses_random: ClassVar[bool] = False
     #: loss weight of the first top where the prototxt gives none
@@ -55,6 +57,9 @@ class Layer:
     type_name: ClassVar[str] = ""
 
     ops: Recorder
+    #: of a Python layer: python_param.param_str, under both of pycaffe's names
+    param_str: str
+    param_str_: str
 
     def __init__(self, param: Any, phase: int, backend: Backend, seed: int, forward_count: Any = None) -> None:
         self.param = param
@@ -129,6 +134,7 @@ class Layer:
         blob.prunable, blob.statistic = prunable, statistic
         if filler is not None:
             with self.context():
+                _ = blob.data_mem  # more memory than there is fails here, before it is filled
                 blob.data = fill(filler, blob.shape, layer_rng(self.rng_seed, self.name, index))
         if mask_filler is not None:
             with self.context():

@@ -110,6 +110,7 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self.params_weight_decay = parameters.decay_mults
         self.arena = Arena(self.backend, [blob for blob in self.learnable_params if not blob.statistic])
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
+        self._dynamic = [i for i, layer in enumerate(self.layers) if layer.dynamic_tops]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
         logger.info("Memory required for data: %d", self.backend.real.itemsize * sum(self._top_counts()))
         if self.param.debug_info:
@@ -137,8 +138,9 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
             layer.check_counts(len(bottom), len(top))
             if not layer.inplace_ok:
                 layer.not_inplace(bottom, top)
-            layer.setup(bottom, top)
-            layer.reshape(bottom, top)
+            with layer.context():
+                layer.setup(bottom, top)
+                layer.reshape(bottom, top)
             self._loss_weights(layer, wire.tops)
             parameters.add(layer)
             forward_needs(wire, need, [spec.lr_mult for spec in parameters.specs(layer)])
@@ -187,11 +189,15 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
     def _tops(self, wire: Wire) -> list[Blob]:
         return [self.blobs[t] for t in wire.tops]
 
-    def reshape(self) -> None:
-        """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change."""
+    def reshape(self, first: int = 0) -> None:
+        """Propagate the inputs' shapes through all layers; done by itself before a forward pass after a change.
+
+        ``first``: only through the layers from this number on.
+        """
         self._drop_plans()
-        for wire in self._wires:
-            wire.layer.reshape(self._bottoms(wire), self._tops(wire))
+        for wire in self._wires[first:]:
+            with wire.layer.context():
+                wire.layer.reshape(self._bottoms(wire), self._tops(wire))
 
     def _layout(self, which: str) -> list[Any]:
         """What a plan depends on: each blob's shape, and where its "data" or "diff" lies, if it lies anywhere yet."""
@@ -204,16 +210,18 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
             for blob, shape, storage in layout
         )
 
-    def _forward(self) -> Plan:
+    def _forward(self, first: int = 0) -> Plan:
+        """The plan of the forward pass; where a shape has changed, made anew for the layers from ``first`` on."""
         if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
-        self.reshape()
-        self._chains = self._place_blobs()
+        self.reshape(first)
+        self._chains = self._place_blobs(first)
         plan = Plan(self.backend)
         for wire in self._wires:
             layer, tops = wire.layer, self._tops(wire)
             layer.ops = Recorder(self.backend, layer.name, self._scratch)
-            layer.forward(self._bottoms(wire), tops)
+            with layer.context():
+                layer.forward(self._bottoms(wire), tops)
             plan.parts.append(layer.ops.calls)
             for top, weight in zip(tops, layer.loss_weights, strict=True):
                 if weight != 0:
@@ -243,7 +251,8 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
                 layer = wire.layer
                 layer.ops = Recorder(self.backend, layer.name, self._scratch)
                 if wire.need_backward:
-                    layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
+                    with layer.context():
+                        layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
                 plan.parts.append(layer.ops.calls)
             for chain in self._chains:
                 ops, wires = self._chain_ops(chain), self._wires[chain.first : chain.last + 1]
@@ -267,14 +276,14 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
             self._forward_plan.restore()
         self._forward_plan = self._backward_plan = None
 
-    def _place_blobs(self) -> list[Chain]:
-        """The chains to fuse; where memory is reused, the blobs get their places."""
+    def _place_blobs(self, first: int) -> list[Chain]:
+        """The chains to fuse; where memory is reused, the blobs get their places before layer ``first`` runs."""
         patterns = self.backend.patterns if self._fuse else ()
         always = [*self.inputs, *self.outputs, *(n for n, weight in self.blob_loss_weights.items() if weight != 0)]
         always += [top for wire in self._wires if not wire.bottoms for top in wire.tops]
         self._reuse.choose(always)
         chains = find_chains(self._wires, self.blobs, patterns, self._reuse.hidden, not self.reuse_memory)
-        self._reuse.place(chains)
+        self._reuse.place(chains, first)
         return chains
 
     def _chain_ops(self, chain: Chain) -> Recorder:
@@ -293,23 +302,29 @@ class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
 
     def run_forward(self, start: int = 0, end: int | None = None) -> None:
         """Run the layers ``start`` to ``end`` (numbers, inclusive) and nothing else: no dict, no loss."""
-        plan = self._forward()
         last = len(self.layers) - 1 if end is None else end
-        layers = range(start, last + 1)
-        self._reuse.check_slice(layers)
-        if not (self._hooks["bf"] or self._hooks["af"]):
-            with self._reuse.running():
-                plan.run((len(self.layers), *layers) if start == 0 else tuple(layers))
-        else:
-            plan.run((len(self.layers),) if start == 0 else ())
-            for i in layers:
-                with self._reuse.before(i):
+        reuse = self._reuse
+        if start > 0:
+            self._forward(start)
+            reuse.check_slice(range(start, last + 1))
+        counter = (len(self.layers),) if start == 0 else ()
+        if self._hooks["bf"] or self._hooks["af"]:
+            self._forward().run(counter)
+            for i in range(start, last + 1):
+                with reuse.before(i):
                     self._call_hooks("bf", i)
-                with self._reuse.running():
-                    plan.run((i,))
-                with self._reuse.after(i):
+                with reuse.running():
+                    self._forward(i).run((i,))
+                with reuse.after(i):
                     self._call_hooks("af", i)
-        for i in layers:
+        else:
+            # a layer that may have changed a shape ends a piece: the next one is run by a plan that knows the change
+            ends = [i for i in self._dynamic if start <= i < last] + [last]
+            for first, until in zip([start, *(i + 1 for i in ends)], ends, strict=False):
+                with reuse.running():
+                    self._forward(first).run((*counter, *range(first, until + 1)))
+                counter = ()
+        for i in range(start, last + 1):
             self.layers[i].check()
 
     def run_backward(self, start: int | None = None, end: int = 0) -> None:

@@ -20,6 +20,7 @@ from .errors import BackendError, NetError, ParameterError, ShapeError, did_you_
 
 if TYPE_CHECKING:
     from .blob import Blob
+    from .layer import Layer
     from .net import Net
 
 _seed: int | None = None
@@ -146,6 +147,7 @@ class PycaffeNet:
     blobs: OrderedDict[str, Blob]
     inputs: list[str]
     outputs: list[str]
+    layers: list[Layer]
     name: str
 
     @property
@@ -159,6 +161,16 @@ class PycaffeNet:
     @property
     def _outputs(self) -> list[int]:
         return [self._blob_names.index(name) for name in self.outputs]
+
+    def set_input_arrays(self, data: Any, labels: Any = None) -> None:
+        """Have the net's first MemoryData layer read from these arrays, (N, C, H, W) and N labels; see there."""
+        from .layers.memory_data import MemoryData
+
+        for layer in self.layers:
+            if isinstance(layer, MemoryData):
+                layer.set_arrays(data, labels)
+                return
+        raise NetError(f'set_input_arrays: net "{self.name}" has no MemoryData layer')
 
     def forward_all(self, blobs: Sequence[str] | None = None, **inputs: Any) -> dict[str, np.ndarray]:
         """Run forward over inputs of any number of items, batch by batch (the last one padded with zeros).

@@ -87,8 +87,11 @@ class KeepAll:
         """Whether a blob cannot be read after a pass."""
         return False
 
-    def place(self, chains: Sequence[Chain]) -> None:
-        """Give every recycled blob its place. A chain's layers run as one, so their spans are stretched over it."""
+    def place(self, chains: Sequence[Chain], layer: int = 0) -> None:
+        """Give every recycled blob its place. A chain's layers run as one, so their spans are stretched over it.
+
+        ``layer`` runs next: in the middle of a pass, where a shape has changed, values that are still needed move.
+        """
 
     def check_slice(self, layers: Sequence[int]) -> None:
         """Raise NetError if the layers read what is no longer there: a recycled blob that none of them writes."""
@@ -148,7 +151,7 @@ class Reuse(KeepAll):
     def hidden(self, name: str) -> bool:
         return self.blobs[name].values.data in self._spans
 
-    def place(self, chains: Sequence[Chain]) -> None:
+    def place(self, chains: Sequence[Chain], layer: int = 0) -> None:
         merged = self._merge(chains)
         wide = {slot: Span(0) for slot in self._spans if slot not in merged}
         for slot, span in self._spans.items():
@@ -163,9 +166,16 @@ class Reuse(KeepAll):
         if self._pool is None or self._pool.size < total:
             self._pool = Storage(self.backend, max(total, 1), self.backend.real)
         places = dict(zip(wide, offsets, strict=True))
+        moved = {
+            slot: slot.memory((span.count,), span.count).array.copy()
+            for slot, span in self._spans.items()
+            if slot.storage is not None and span.first < layer <= span.last
+        }
         for slot, span in self._spans.items():
             slot.place(self._pool, places[merged.get(slot, slot)], span.count)
             slot.guard = self._check
+        for slot, values in moved.items():
+            slot.memory(values.shape, values.size).array[...] = values
         logger.info(
             "Memory for the data of %d blobs that are not kept: %d bytes, shared; %d if each had its own",
             len(self._spans), total * item, sum(span.count for span in self._spans.values()) * item,

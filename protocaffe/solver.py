@@ -127,10 +127,6 @@ class Solver(PycaffeSolver, Snapshots):
 
     def _check_param(self) -> None:
         p = self.param
-        if p.snapshot_format == p.DESCRIPTOR.enum_types_by_name["SnapshotFormat"].values_by_name["HDF5"].number:
-            self.fail(
-                SolverError, "snapshot_format HDF5 is not written by this version; use BINARYPROTO, Caffe's default"
-            )
         if p.iter_size < 1:
             self.fail(ParameterError, f"iter_size must be at least 1, got {p.iter_size}")
         if p.regularization_type not in ("L1", "L2"):

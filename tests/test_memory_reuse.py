@@ -430,3 +430,43 @@ def test_random_graphs(graph, hooked):
             except NetError:
                 continue
             np.testing.assert_allclose(values, keeps.blobs[name].data, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@register("HostRows")
+class HostRows(Layer):
+    """A layer whose top has as many rows as the sum of its bottom says: another shape in the middle of a pass."""
+
+    exact_bottoms = exact_tops = 1
+    dynamic_tops = True
+
+    def reshape(self, bottom, top):
+        if not top[0].num_axes:
+            top[0].reshape(1, *bottom[0].shape[1:])
+
+    def forward(self, bottom, top):
+        def rows():
+            count = int(abs(bottom[0].data).sum() * 10) % 7 + 1
+            top[0].reshape(count, *bottom[0].shape[1:])
+            top[0].data[...] = np.resize(bottom[0].data, top[0].shape)
+
+        self.ops.host(rows, bottom, top)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_shapes_that_change_in_the_middle_of_a_pass(hooked):
+    text = (
+        entry((3, 2, 5, 6)) + conv("a", "data", "a") + norm("n", "a", "a") + scale("s", "a", "a") + relu("r", "a", "a")
+    )
+    text += conv("b", "a", "b") + layer("HostRows", "rows", "b", "rows") + conv("c", "rows", "c") + relu("q", "c", "c")
+    text += conv("d", "c", "d") + ip("e", "d", "e") + layer("Sigmoid", "f", "a", "f")
+    keeps, net = pair(text, TEST)[0], pair(text, TEST, reuse_memory=True)[1]
+    if hooked:
+        net.before_forward(lambda name: None)
+    shapes = set()
+    for seed in range(6):
+        x = np.random.default_rng(seed).normal(size=(3, 2, 5, 6))
+        want, got = keeps.forward(data=x), net.forward(data=x)
+        shapes.add(want["e"].shape)
+        for name in want:
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-9, err_msg=name)
+    assert len(shapes) > 2

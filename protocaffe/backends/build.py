@@ -25,6 +25,11 @@ FLAGS = (
     "-fno-signed-zeros -freciprocal-math -ffp-contract=fast -Wall -Wextra"
 ).split()
 LINK = "-shared -fopenmp -static-libstdc++ -static-libgcc -Wl,--as-needed,-Bsymbolic".split()
+#: such as "address,undefined": build for a run under sanitizers (tools/sanitize.py), in a folder of its own
+SANITIZERS = os.environ.get("PROTOCAFFE_SANITIZE", "")
+if SANITIZERS:
+    FLAGS += f"-O1 -g -fno-omit-frame-pointer -fsanitize={SANITIZERS} -fsanitize-recover=all".split()
+    LINK += [f"-fsanitize={SANITIZERS}"]
 ISA_FLAGS = {"v4": ["-march=x86-64-v4"], "v3": ["-march=x86-64-v3"], "base": []}
 ISA_NEEDS = {
     "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -135,6 +140,8 @@ def compile_libraries(
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{os.getpid()}")
             _run([*cxx, *LINK, *(extra or []), *objects[variant], "-o", str(partial)])
+            with open(partial, "rb+") as written:  # a library cut short by a power failure would stay for good
+                os.fsync(written.fileno())
             os.replace(partial, target)
     return targets
 
@@ -156,6 +163,8 @@ def build_all(source_dir: Path | str, out_dir: Path | str, only: list[str] | Non
 
 def library(variant: str, source_dir: Path | None, out_dir: Path) -> Path:
     """The library to load: rebuilt if a source tree is given and has changed, else the one that was shipped."""
+    if SANITIZERS:
+        out_dir = out_dir / "sanitized"
     if source_dir is not None:
         return build_all(source_dir, out_dir, [variant])[variant]
     found = sorted(out_dir.glob(f"kernels-{variant}-*.so"))

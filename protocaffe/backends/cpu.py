@@ -25,6 +25,8 @@ _CTYPES: dict[str, Any] = {"long": ctypes.c_long, "int": ctypes.c_int, "u32": ct
 _CONV = ("n", "c", "h", "w", "f", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw", "group")
 _ALIGNMENT = 64
 _SPIN_COUNT = 1000
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+_RANGES = {"int": (-(1 << 31), 1 << 31), "u32": (0, 1 << 32), "long": (-(1 << 63), 1 << 63), "u64": (0, 1 << 64)}
 
 
 class Conv2d(ctypes.Structure):
@@ -65,7 +67,12 @@ class CpuBackend(Backend):
 
     # ------------------------------------------------------------------------------------------------------- memory
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray]:
-        """A zeroed array on a cache line's boundary; the handle is its address."""
+        """A zeroed array on a cache line's boundary; the handle is its address.
+
+        Raises BackendError for more than the machine has: the system may promise it, and end the process at its use.
+        """
+        if size * dtype.itemsize > _MEMORY:
+            raise BackendError(f"{size} values need {size * dtype.itemsize >> 20} MiB, the machine has {_MEMORY >> 20}")
         raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, dtype=np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
         array = raw[start : start + size * dtype.itemsize].view(dtype)
@@ -144,6 +151,7 @@ class CpuBackend(Backend):
         if parameter.type in _CTYPES:
             if not isinstance(value, (int, np.integer)):
                 raise fail(f"an integer ({parameter.type})")
+            _check_range(parameter.type, value, fail)
             return _CTYPES[parameter.type](int(value))
         if not isinstance(value, dict):
             raise fail(f"a dict with the fields of {parameter.type}")
@@ -159,6 +167,8 @@ class CpuBackend(Backend):
             cls = self._structs[name] = type(name, (ctypes.Structure,), {"_fields_": members})
         struct = cls()
         for field, length in fields:
+            for number in (values[field],) if length is None else values[field]:
+                _check_range("int", number, fail)
             if length is None:
                 setattr(struct, field, int(values[field]))
             elif len(values[field]) > length:
@@ -227,6 +237,12 @@ def _load(path: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     finally:
         del os.environ["GOMP_SPINCOUNT"]
+
+
+def _check_range(kind: str, value: Any, fail: Any) -> None:
+    low, end = _RANGES[kind]  # ctypes would cut it silently
+    if not low <= value < end:
+        raise fail(f"from {low} to {end - 1}")
 
 
 def _pointer(memory: Memory) -> ctypes.c_void_p:

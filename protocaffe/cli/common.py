@@ -60,6 +60,11 @@ class CaffeCommand(click.Command):
                 raise
             click.echo(f"error: {describe(error)}", err=True)
             ctx.exit(1)
+        except MemoryError as error:
+            if ctx.meta.get("protocaffe.debug"):
+                raise
+            click.echo(f"error: not enough memory: {describe(error)}", err=True)
+            ctx.exit(1)
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -37,6 +37,18 @@ def decode_datum(payload: bytes, force_color: bool = False, force_gray: bool = F
     return item.reshape(shape), label
 
 
+def has_label(payload: bytes) -> bool:
+    """True when the message has a label; one that is no Datum is left for `decode_datum` to refuse, when it is due."""
+    from google.protobuf.message import DecodeError
+
+    from ..io import schema
+
+    try:
+        return schema.Datum.FromString(payload).HasField("label")
+    except DecodeError:
+        return False
+
+
 def decode_image(content: bytes, force_color: bool = False, force_gray: bool = False) -> np.ndarray:
     """Return an encoded image as uint8 (C, H, W): 1 channel for grey, else B, G, R (and alpha).
 
@@ -50,7 +62,9 @@ def decode_image(content: bytes, force_color: bool = False, force_gray: bool = F
                 image.draft("L", image.size)  # luma as stored, without a way over RGB: what Caffe gets from OpenCV
             mode = _target_mode(image, force_color, force_gray)
             pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (
+        Exception
+    ) as error:  # what a damaged image may raise is not documented: struct.error, EOFError, IndexError ...
         raise ValueError(f"the encoded image cannot be decoded ({error})") from error
     if pixels.ndim == 2:
         return pixels[None]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .datum import RawLayout, decode_datum
+from .datum import RawLayout, decode_datum, has_label
 from .lmdb_source import LmdbReader
 
 CACHE_BYTES = 512 << 20
@@ -121,7 +121,7 @@ class DatumSource:
 
     def _check_labels(self) -> None:
         for index in range(min(self.size, LABEL_SEARCH)):
-            if decode_datum(self._reader.read(index), *self._force)[1] is not None:
+            if has_label(self._reader.read(index)):
                 return
         raise DataError(f'"{self.path}": no item has a label (looked at {index + 1}); leave out the top for labels')
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ import numpy as np
 from ..errors import DataError
 from .datum_source import CACHE_BYTES
 from .order import permutation, stream_key
+
+#: bytes of values for a byte of a file: gzip packs up to 1032 to 1
+MAX_RATIO = 1100
 
 
 class Hdf5Source:
@@ -78,17 +82,14 @@ class Hdf5Source:
         return sum(array.nbytes for arrays in self._loaded.values() for array in arrays)
 
     def _read(self, path: Path) -> list[np.ndarray]:
-        try:
-            with _open_file(path) as file:
-                return [file[name].astype(np.float32)[...] for name in self.names]
-        except (OSError, KeyError, RuntimeError) as error:
-            raise DataError(f'"{path}" cannot be read ({error})') from error
+        with _open_file(path) as file, _damage_of(path):
+            return [file[name].astype(np.float32)[...] for name in self.names]
 
     def _inspect(self, path: Path) -> tuple[int, list[tuple[int, ...]]]:
         """Return the number of rows of a file, and a row's shape for each name."""
         import h5py
 
-        with _open_file(path) as file:
+        with _open_file(path) as file, _damage_of(path):
             shapes = []
             for name in self.names:
                 if name not in file:
@@ -99,6 +100,10 @@ class Hdf5Source:
                 if not data_set.ndim or not data_set.shape[0]:
                     raise DataError(
                         f'"{path}": "{name}" must have one axis or more and at least one row, got {data_set.shape}'
+                    )
+                if data_set.nbytes > MAX_RATIO * path.stat().st_size:
+                    raise DataError(
+                        f'"{path}": "{name}" claims the shape {data_set.shape}, more than a file of this size can hold'
                     )
                 shapes.append(tuple(data_set.shape))
         for name, shape in zip(self.names, shapes, strict=True):
@@ -154,6 +159,17 @@ def _read_list(path: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Whatever h5py raises at a damaged file becomes a DataError: which exceptions these are is not documented."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f'"{path}" cannot be read ({error})') from error
+
+
 def _open_file(path: Path):
     import h5py
 
@@ -161,7 +177,7 @@ def _open_file(path: Path):
         raise DataError(f'"{path}": no such HDF5 file (relative paths start at {Path.cwd()})')
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except Exception as error:
         raise DataError(f'"{path}" cannot be opened as HDF5 ({error})') from error
 
 

@@ -56,8 +56,13 @@ def compile_descriptor(proto_path: str | os.PathLike[str], out_path: str | os.Pa
     if done.returncode != 0:
         scratch.unlink(missing_ok=True)
         raise RuntimeError(f"{proto} does not compile:\n{done.stderr.strip()}")
+    with open(scratch, "rb+") as compiled:
+        os.fsync(compiled.fileno())
     os.replace(scratch, out)
-    scratch.write_text(_hash(proto))
+    with open(scratch, "w", encoding="ascii") as note:
+        note.write(_hash(proto))
+        note.flush()
+        os.fsync(note.fileno())
     os.replace(scratch, _hash_file(out))
 
 

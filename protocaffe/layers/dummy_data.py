@@ -75,7 +75,8 @@ class DummyData(Layer):
     def _fill(self, index: int, blob: Blob) -> None:
         key = stream_key(self.rng_seed, self.name, "dummy", index)
         with self.context():
-            blob.data[...] = fill(self._fillers[index], blob.shape, generator(key, self._passes))
+            values = blob.data  # more memory than there is fails here, before it is filled
+            values[...] = fill(self._fillers[index], blob.shape, generator(key, self._passes))
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         refilled = [(i, blob) for i, blob in enumerate(top) if self._fillers[i].type != "constant"]

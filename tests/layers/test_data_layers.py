@@ -16,7 +16,7 @@ from protocaffe.io import prototxt
 from protocaffe.net import Net
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
-TYPES = ("Data", "HDF5Data", "DummyData", "Input")
+TYPES = ("Data", "HDF5Data", "DummyData", "Input", "MemoryData")
 CASES = [
     case
     for case in json.loads((GOLDENS / "cases.json").read_text())["cases"]
@@ -50,6 +50,8 @@ def test_golden(case, monkeypatch):
     atol = 1.0 if "force_gray" in case["name"] else 1e-5
     with np.load(GOLDENS / case["npz"]) as expected:
         net = build(case["prototxt"], case["phase"])
+        if case["layer_type"] == "MemoryData":
+            net.set_input_arrays(expected["feed/data"], expected["feed/label"])
         for k, got in enumerate(steps(net, case["iterations"])):
             for top in case["tops"]:
                 wanted = expected[f"iter{k}/{top}"]
@@ -59,7 +61,7 @@ def test_golden(case, monkeypatch):
 
 
 def test_the_goldens_of_each_type_are_there():
-    assert {case["layer_type"] for case in CASES} == set(TYPES) and len(CASES) == 17
+    assert {case["layer_type"] for case in CASES} == set(TYPES) and len(CASES) == 19
 
 
 def test_leveldb_is_refused(monkeypatch):

@@ -221,7 +221,7 @@ class _Check:
     def pass_through(self, bench: Bench, values: list[np.ndarray], what: str) -> None:
         """Forward and backward against reference and gradient; twice, with the same bits."""
         for blob in bench.top:
-            if not any(blob.values.data is b.values.data for b in bench.bottom):
+            if not any(blob.values.data is b.values.data for b in (*bench.bottom, *bench.params)):
                 blob.data[...] = np.nan
         tops = bench.forward(values)
         inplace = any(t is b for t in bench.top for b in bench.bottom)
