@@ -49,6 +49,8 @@ class Solver(PycaffeSolver, Snapshots):
     solver_file : path of a solver prototxt, or a SolverParameter message
     backend : the device; the CPU unless given
     source : what messages and snapshots call the solver where a SolverParameter is given: its file, say
+    reuse_memory : whether the blobs of test nets give their memory on to later ones, so that between passes only the
+        nets' inputs and outputs can be read
 
     Attributes are pycaffe's: ``net``, ``test_nets``, ``iter``, ``param``, ``lr``; and ``smoothed_loss``,
     ``test_scores``
@@ -70,7 +72,14 @@ class Solver(PycaffeSolver, Snapshots):
         if cls.type_name:
             _registry[cls.type_name] = cls
 
-    def __init__(self, solver_file: Any, *, backend: Backend | None = None, source: str | None = None) -> None:
+    def __init__(
+        self,
+        solver_file: Any,
+        *,
+        backend: Backend | None = None,
+        source: str | None = None,
+        reuse_memory: bool = False,
+    ) -> None:
         from .io import prototxt
         from .passes import upgrade_solver
 
@@ -92,6 +101,7 @@ class Solver(PycaffeSolver, Snapshots):
         self._stopped = False
         self._debug: list[Handle] = []
         self._timer = (time.perf_counter(), 0)
+        self.reuse_memory = reuse_memory
         self.net = self._train_net()
         self.test_nets = self._test_nets()
         self.test_scores = [{} for _ in self.test_nets]
@@ -137,7 +147,8 @@ class Solver(PycaffeSolver, Snapshots):
 
         param = prototxt.read_net(source) if isinstance(source, str) else upgrade_net(source)
         phase, level, stages = solver_state(param, phase, state)
-        net = Net(param, phase, level, stages, backend=self.backend, seed=self.seed)
+        reuse = self.reuse_memory and phase == TEST
+        net = Net(param, phase, level, stages, backend=self.backend, seed=self.seed, reuse_memory=reuse)
         if isinstance(source, str):
             net.source = source
         return net
@@ -412,8 +423,10 @@ class Solver(PycaffeSolver, Snapshots):
             net.close()
 
 
-def get_solver(solver_file: Any, *, backend: Backend | None = None, source: str | None = None) -> Solver:
-    """The solver of the type that the file names ("SGD" if it names none).
+def get_solver(
+    solver_file: Any, *, backend: Backend | None = None, source: str | None = None, reuse_memory: bool = False
+) -> Solver:
+    """The solver of the type that the file names ("SGD" if it names none). See Solver.
 
     Raises SolverError for an unknown type.
     """
@@ -430,4 +443,4 @@ def get_solver(solver_file: Any, *, backend: Backend | None = None, source: str 
         raise SolverError(
             f'solver "{source}": unknown type "{param.type}"{hint}; there are {", ".join(sorted(_registry))}'
         )
-    return _registry[param.type](solver_file, backend=backend, source=source)
+    return _registry[param.type](solver_file, backend=backend, source=source, reuse_memory=reuse_memory)

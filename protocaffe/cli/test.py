@@ -87,7 +87,7 @@ def command(
     from protocaffe.cli.session import open_net
 
     with log_lines():
-        net = open_net(model, "TEST", weights, level, stage, cpu, gpu)
+        net = open_net(model, "TEST", weights, level, stage, cpu, gpu, reuse_memory=True)
         apply_masks(net, mask_from_zeros, drop_masks)
         means = run(net, iterations)
     for name, value in means.items():
