@@ -65,10 +65,10 @@ def steps_table() -> str:
     head = ["net", "batch", "protocaffe, ms", "PyTorch, ms", "ratio of times", "peak memory, MB", "PyTorch's, MB"]
     rows = [head, ["---"] * len(head)]
     for row in result["rows"]:
-        memory = [f"{row[key]:,.0f}" if key in row else "" for key in ("ours_peak_mb", "torch_peak_mb")]
+        memory = [f"{row[key]:,.0f}" if key in row else "" for key in ("ours_mb", "torch_mb")]
         times = [f"{row['ours_ms']:.1f}", f"{row['torch_ms']:.1f}", f"{row['ratio']:.2f}"]
         rows.append([row["net"], str(row["batch"]), *times, *memory])
-    machine = ", ".join(str(result[key]) for key in ("cpu", "date") if key in result)
+    machine = ", ".join(str(result[key]) for key in ("processor", "date") if key in result)
     where = f"{result['threads']} threads{', ' + machine if machine else ''}; medians of {result['rounds']} rounds"
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{where}.\n"
 
