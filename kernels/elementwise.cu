@@ -48,11 +48,3 @@ KERNEL bias_gradient_columns(long cols, long rows, const store* dy, store* db) {
 
 // counter[0] += 1: the forward counter that addresses random numbers.
 KERNEL count_up(long n, u64* counter) { FOR_EACH(i, n) counter[i] += 1; }
-
-// out[0] = sum_i scale x[i]
-KERNEL sum_all(long rows, long n, const store* x, real scale, store* out) {
-  FOR_EACH_ROW(r, rows, n) {
-    const real s = row_sum(n, [=](index_t j) { return real(x[r * n + j]); });
-    ROW_LEADER out[r] = scale * s;
-  }
-}

@@ -9,10 +9,65 @@ struct pool2d {
 DEVICE int first_window(int at, int kernel, int stride) { return at < kernel ? 0 : (at - kernel) / stride + 1; }
 DEVICE int end_window(int at, int stride, int windows) { return at / stride + 1 < windows ? at / stride + 1 : windows; }
 
+#define STRIP 2048
+
+DEVICE bool beats(real v, real top) { return v > top || v != v; }
+
+DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
+  const bool second = beats(b, a) || (b == a && ib < ia);
+  top = second ? b : a;
+  at = second ? ib : ia;
+}
+
+#if !ON_GPU
+#define NO_PLACE 0x7fffffff
+
+// One plane on the CPU, a row of windows at a time: maxima of columns, then of each window's columns, in vector loops.
+// Columns outside the plane hold -infinity, which loses to all that have a place.
+static void max_rows(const pool2d& s, const store* x, store* y, int* index) {
+  const int wide = (s.ow - 1) * s.sw + s.kw, first = s.pw, count = (s.w < wide - s.pw ? s.w : wide - s.pw);
+  real top[STRIP], best[STRIP];
+  int at[STRIP], place[STRIP];
+  for (int oy = 0; oy < s.oh; ++oy) {
+    const int y0 = oy * s.sh - s.ph;
+    const int ya = y0 > 0 ? y0 : 0, yb = y0 + s.kh < s.h ? y0 + s.kh : s.h;
+    if (oy == 0 || ya >= yb) FOR_EACH_LANE(j, wide) top[j] = real(-__builtin_inf()), at[j] = NO_PLACE;
+    for (int iy = ya; iy < yb; ++iy) {
+      const store* row = x + iy * s.w;
+      FOR_EACH_LANE(j, count) {
+        const real v = row[j], old = top[first + j];
+        const bool take = iy == ya || beats(v, old);
+        top[first + j] = take ? v : old;
+        at[first + j] = take ? iy * s.w + int(j) : at[first + j];
+      }
+    }
+    FOR_EACH_LANE(o, s.ow) best[o] = top[o * s.sw], place[o] = at[o * s.sw];
+    for (int k = 1; k < s.kw; ++k) {
+      if (s.sw == 2)  // a known stride is shuffles, any other one scalar loads
+        FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[2 * o + k], at[2 * o + k], best[o], place[o]);
+      else if (s.sw == 1)
+        FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[o + k], at[o + k], best[o], place[o]);
+      else
+        FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[o * s.sw + k], at[o * s.sw + k], best[o], place[o]);
+    }
+    FOR_EACH_LANE(o, s.ow) {
+      y[oy * s.ow + o] = place[o] == NO_PLACE ? real(0) : best[o];
+      index[oy * s.ow + o] = place[o] == NO_PLACE ? -1 : place[o];
+    }
+  }
+}
+#endif
+
 // y = max of the window, index = its place in the plane; of equal values the first wins, and NaN beats numbers, so that
 // it reaches the loss
 KERNEL pooling_max_forward(long planes, pool2d shape, const store* x, store* y, int* index) {
   SHAPE(pool2d, s, shape);
+#if !ON_GPU
+  if ((s.ow - 1) * s.sw + s.kw <= STRIP) {
+    FOR_EACH_ROW(p, planes, s.h * s.w) max_rows(s, x + p * s.h * s.w, y + p * s.oh * s.ow, index + p * s.oh * s.ow);
+    return;
+  }
+#endif
   FOR_EACH_2D(r, planes * s.oh, ox, s.ow) {
     const int oy = int(r % s.oh);
     const store* plane = x + (r / s.oh) * s.h * s.w;
@@ -35,8 +90,17 @@ KERNEL pooling_max_forward(long planes, pool2d shape, const store* x, store* y, 
   }
 }
 
+// On the CPU a plane has one thread, so gradients are scattered, in the order in which the GPU's gather adds them.
 KERNEL pooling_max_backward(long planes, pool2d shape, const store* dy, const int* index, store* dx) {
   SHAPE(pool2d, s, shape);
+#if !ON_GPU
+  FOR_EACH_ROW(p, planes, s.h * s.w) {
+    store* plane = dx + p * s.h * s.w;
+    FOR_EACH_LANE(i, s.h * s.w) plane[i] = 0;
+    for (index_t o = p * s.oh * s.ow; o < (p + 1) * s.oh * s.ow; ++o)
+      if (index[o] >= 0) plane[index[o]] = real(plane[index[o]]) + real(dy[o]);
+  }
+#else
   FOR_EACH_2D(r, planes * s.h, ix, s.w) {
     const int iy = int(r % s.h), here = iy * s.w + int(ix);
     const index_t plane = (r / s.h) * s.oh * s.ow;
@@ -50,21 +114,12 @@ KERNEL pooling_max_backward(long planes, pool2d shape, const store* dy, const in
       }
     dx[r * s.w + ix] = sum;
   }
+#endif
 }
 
 // The common 2x2 windows at stride 2 without padding on even planes. On the CPU the rows are short, so a strip of rows
 // is gathered in cache: column maxima row by row, then pairs over the whole strip, each a long vector loop (3 to 5 times
 // the general kernel). Of equal values the first in row order wins, as in the general kernel.
-#define STRIP 2048
-
-DEVICE bool beats(real v, real top) { return v > top || v != v; }
-
-DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
-  const bool second = beats(b, a) || (b == a && ib < ia);
-  top = second ? b : a;
-  at = second ? ib : ia;
-}
-
 KERNEL pooling_max2_forward(long planes, long oh, long ow, const store* x, store* y, int* index) {
   FOR_EACH_ROW(p, planes, 4 * oh * ow) {
     const store* in = x + p * 4 * oh * ow;

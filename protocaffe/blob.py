@@ -140,12 +140,15 @@ class Blob:
 
     @property
     def data(self) -> np.ndarray:
-        """The values."""
+        """The values. Raises NetError where they are not kept (``Net(..., reuse_memory=True)``)."""
+        guard = self.values.data.guard
+        if guard is not None:
+            guard(self)
         return self.data_mem.array
 
     @data.setter
     def data(self, values: Any) -> None:
-        self.data_mem.array[...] = values
+        self.data[...] = values
 
     @property
     def diff(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from zlib import crc32
 from .blob import Blob
 from .errors import NetError, ProtocaffeError, ShapeError
 from .fillers import fill, layer_rng
-from .memory import Memory
+from .memory import Memory, Slot
 
 if TYPE_CHECKING:
     from .backends.base import Backend
@@ -73,6 +73,8 @@ class Layer:
         self.param_propagate_down: list[bool] = []
         self.loss_weights: list[float] = []
         self._buffers: dict[str, Memory] = {}
+        #: in a net without backward passes: what all its layers' buffers for it share
+        self.shared_buffers: dict[Any, Slot] | None = None
         for path in self.kernels:
             backend.load_kernels(path)  # type: ignore[attr-defined]
 
@@ -142,9 +144,18 @@ class Layer:
         self.param_propagate_down.append(True)
         return blob
 
-    def buffer(self, name: str, shape: Sequence[int], dtype: Any = None) -> Memory:
-        """The layer's own memory of this name; what lies in it stays until the number of values changes."""
+    def buffer(self, name: str, shape: Sequence[int], dtype: Any = None, for_backward: bool = False) -> Memory:
+        """The layer's own memory of this name; what lies in it stays until the number of values changes.
+
+        ``for_backward``: nothing but a backward pass reads it after the layer's forward pass. In nets that have none
+        (``reuse_memory``) the layers' buffers of this name are one.
+        """
         shape = tuple(shape)
+        if for_backward and self.shared_buffers is not None:
+            key = (name, self.backend.real if dtype is None else dtype)
+            slot = self.shared_buffers.setdefault(key, Slot(self.backend, key[1]))
+            self._buffers[name] = slot.memory(shape, prod(shape))
+            return self._buffers[name]
         held = self._buffers.get(name)
         if held is None or held.count != prod(shape):
             held = self.backend.empty(shape, dtype)

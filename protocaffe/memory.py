@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,22 +72,30 @@ class Memory:
 
 
 class Slot:
-    """Where a blob's values lie. Blobs that share values share the slot; moving it (into an arena) moves them all."""
+    """Where a blob's values lie. Blobs that share values share the slot; moving it (into an arena) moves them all.
 
-    __slots__ = ("backend", "dtype", "offset", "storage")
+    ``guard`` is asked before Python reads a blob whose memory is not its own at all times (reuse.py).
+    """
+
+    __slots__ = ("backend", "dtype", "guard", "offset", "room", "storage")
 
     def __init__(self, backend: Backend, dtype: Any) -> None:
         self.backend = backend
         self.dtype = dtype
         self.storage: Storage | None = None
         self.offset = 0
+        self.room = 0
+        self.guard: Callable[[Any], None] | None = None
 
     def memory(self, shape: tuple[int, ...], count: int) -> Memory:
         """The values as ``shape``; allocated, zeroed, on first use or when they no longer fit."""
-        if self.storage is None or self.offset + count > self.storage.size:
-            self.storage, self.offset = Storage(self.backend, max(count, 1), self.dtype), 0
+        if self.storage is None or count > self.room:
+            storage = Storage(self.backend, max(count, 1), self.dtype)
+            self.place(storage, 0)
+            return Memory(storage, shape)
         return Memory(self.storage, shape, self.offset)
 
-    def place(self, storage: Storage, offset: int) -> None:
-        """Point to a piece of ``storage``."""
+    def place(self, storage: Storage, offset: int, room: int | None = None) -> None:
+        """Point to a piece of ``storage``: ``room`` elements, or all there are from ``offset`` on."""
         self.storage, self.offset = storage, offset
+        self.room = storage.size - offset if room is None else room

@@ -15,19 +15,21 @@ from .arena import Arena
 from .backends import Backend, get_backend
 from .blob import Blob
 from .errors import NetError, ShapeError, did_you_mean
+from .fusion import Chain, find_chains
 from .hooks import Hooks
 from .layer import TEST, TRAIN, Layer, create_layer
 from .memory import Slot
 from .parameters import Parameters
 from .plan import Plan, Recorder
 from .pycaffe import PycaffeNet, fresh_seed
+from .reuse import BlobMemory, KeepAll, Reuse
 from .weights import WeightFiles
 from .wiring import Wire, backward_needs, force_backward, forward_needs
 
 logger = logging.getLogger("protocaffe.net")
 
 
-class Net(PycaffeNet, Hooks, WeightFiles):
+class Net(PycaffeNet, Hooks, WeightFiles, BlobMemory):
     """A network as pycaffe knows it.
 
     Parameters
@@ -38,6 +40,10 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     weights : path of a caffemodel to copy from (comma-separated: several)
     backend : the device; the CPU unless given
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
+    fuse : whether chains of layers (convolution and ReLU, say) run as one where nothing looks in between (fusion.py)
+    reuse_memory : TEST nets only: blobs that no later layer reads give their memory on, so that a pass takes a fraction
+        of it. Inputs, outputs and what ``keep`` or ``forward(blobs=...)`` names stay readable; reading another blob's
+        data after a pass is a NetError, and so is ``backward`` (reuse.py)
 
     The old order of pycaffe, file, weights, phase, works too.
 
@@ -57,6 +63,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         *,
         backend: Backend | None = None,
         seed: int | None = None,
+        fuse: bool = True,
+        reuse_memory: bool = False,
     ) -> None:
         from .io import prototxt
         from .passes import file_state, filter_net, insert_splits, upgrade_net
@@ -65,13 +73,18 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             phase, weights, level = level, phase, 0
         if phase not in (TRAIN, TEST):
             raise NetError(f"phase must be protocaffe.TRAIN (0) or protocaffe.TEST (1), got {phase!r}")
+        if reuse_memory and phase == TRAIN:
+            raise NetError("reuse_memory is for nets of the TEST phase: training needs all blobs for its backward pass")
         stages = [stages] if isinstance(stages, str) else stages or ()
         is_file = isinstance(network_file, (str, os.PathLike))
         self.source = os.fspath(network_file) if is_file else "<NetParameter>"
         param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
+        if not param.layer:
+            raise NetError(f"{self.source}: the net has no layers")
         self.backend = backend or get_backend("cpu")
         self.phase = int(phase)
         self.seed = fresh_seed(seed)
+        self._fuse = fuse
         #: the net as given, upgraded and filtered; splits are the net's own business
         self.param = filter_net(param, *file_state(param, self.phase, level, stages))
         self.name = self.param.name
@@ -87,6 +100,8 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self._mask_diff_version = -1
         self._forward_layout: list[Any] = []
         self._backward_layout: list[Any] = []
+        self._chains: list[Chain] = []
+        self._reuse = Reuse(self.name, self.backend, self._wires, self.blobs) if reuse_memory else KeepAll()
         parameters = Parameters()
         self._build(insert_splits(self.param), parameters)
         self.layers = [wire.layer for wire in self._wires]
@@ -99,6 +114,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._dynamic = [i for i, layer in enumerate(self.layers) if layer.dynamic_tops]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
+        logger.info("Memory required for data: %d", self.backend.real.itemsize * sum(self._top_counts()))
         if self.param.debug_info:
             debug.attach(self)
         for path in filter(None, os.fspath(weights).split(",") if weights else ()):
@@ -109,10 +125,12 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         available: set[str] = set()
         need: dict[str, bool] = {}
         names: set[str] = set()
+        shared_buffers: dict[Any, Slot] | None = {} if self.reuse_memory else None
         for layer_param in param.layer:
             if not layer_param.HasField("phase"):
                 layer_param.phase = self.phase
             layer = create_layer(layer_param, self.phase, self.backend, self.seed, self.forward_count)
+            layer.shared_buffers = shared_buffers
             if layer.name in names and layer.name:
                 logger.warning('layer name "%s" is used more than once: weights are found by name', layer.name)
             names.add(layer.name)
@@ -178,7 +196,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
 
         ``first``: only through the layers from this number on.
         """
-        self._forward_plan = self._backward_plan = None
+        self._drop_plans()
         for wire in self._wires[first:]:
             with wire.layer.context():
                 wire.layer.reshape(self._bottoms(wire), self._tops(wire))
@@ -199,6 +217,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
         self.reshape(first)
+        self._chains = self._place_blobs(first)
         plan = Plan(self.backend)
         for wire in self._wires:
             layer, tops = wire.layer, self._tops(wire)
@@ -213,13 +232,23 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         if self._count_random:
             counter.launch("count_up", 1, self.forward_count)
         plan.parts.append(counter.calls)
+        for chain in self._chains:
+            ops, restore = self._chain_ops(chain), self._chain_ops(chain)
+            chain.pattern.forward(ops)
+            chain.pattern.restore(restore)
+            plan.fuse(chain.layers, ops.calls, restore.calls)
         self._forward_plan, self._forward_layout = plan, self._layout("data")
         return plan
 
     def _backward(self) -> Plan:
-        self._forward()
+        if self.reuse_memory:
+            raise NetError(
+                f'net "{self.name}" was made with reuse_memory=True and does not keep what a backward pass needs; '
+                "make it without"
+            )
+        forward = self._forward()
         if self._backward_plan is None or self._changed(self._backward_layout, "diff"):
-            plan = Plan(self.backend)
+            plan = Plan(self.backend, forward)
             for wire in self._wires:
                 layer = wire.layer
                 layer.ops = Recorder(self.backend, layer.name, self._scratch)
@@ -227,8 +256,45 @@ class Net(PycaffeNet, Hooks, WeightFiles):
                     with layer.context():
                         layer.backward(self._tops(wire), wire.bottom_need, self._bottoms(wire))
                 plan.parts.append(layer.ops.calls)
+            for chain in self._chains:
+                ops, wires = self._chain_ops(chain), self._wires[chain.first : chain.last + 1]
+                if all(w.need_backward for w in wires) and chain.pattern.backward(ops, wires[0].bottom_need):
+                    plan.fuse(chain.layers[::-1], ops.calls)
             self._backward_plan, self._backward_layout = plan, self._layout("diff")
         return self._backward_plan
+
+    @property
+    def fuse(self) -> bool:
+        """Whether chains of layers run as one; setting it records the net anew before the next pass."""
+        return self._fuse
+
+    @fuse.setter
+    def fuse(self, fuse: bool) -> None:
+        self._fuse = fuse
+        self._drop_plans()
+
+    def _drop_plans(self) -> None:
+        if self._forward_plan is not None:
+            self._forward_plan.restore()
+        self._forward_plan = self._backward_plan = None
+
+    def _place_blobs(self, first: int) -> list[Chain]:
+        """The chains to fuse; where memory is reused, the blobs get their places before layer ``first`` runs."""
+        patterns = self.backend.patterns if self._fuse else ()
+        always = [*self.inputs, *self.outputs, *(n for n, weight in self.blob_loss_weights.items() if weight != 0)]
+        always += [top for wire in self._wires if not wire.bottoms for top in wire.tops]
+        self._reuse.choose(always)
+        chains = find_chains(self._wires, self.blobs, patterns, self._reuse.hidden, not self.reuse_memory)
+        self._reuse.place(chains, first)
+        return chains
+
+    def _chain_ops(self, chain: Chain) -> Recorder:
+        return Recorder(self.backend, "+".join(layer.name for layer in chain.pattern.layers), self._scratch)
+
+    def fused_layers(self) -> list[list[str]]:
+        """Names of the layers of each chain that a whole pass runs as one."""
+        self._forward()
+        return [[layer.name for layer in chain.pattern.layers] for chain in self._chains]
 
     # -------------------------------------------------------------------------------------------------------- running
     def _index(self, name: str, what: str) -> int:
@@ -239,18 +305,26 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     def run_forward(self, start: int = 0, end: int | None = None) -> None:
         """Run the layers ``start`` to ``end`` (numbers, inclusive) and nothing else: no dict, no loss."""
         last = len(self.layers) - 1 if end is None else end
+        reuse = self._reuse
+        if start > 0:
+            self._forward(start)
+            reuse.check_slice(range(start, last + 1))
         counter = (len(self.layers),) if start == 0 else ()
         if self._hooks["bf"] or self._hooks["af"]:
             self._forward().run(counter)
             for i in range(start, last + 1):
-                self._call_hooks("bf", i)
-                self._forward(i).run((i,))
-                self._call_hooks("af", i)
+                with reuse.before(i):
+                    self._call_hooks("bf", i)
+                with reuse.running():
+                    self._forward(i).run((i,))
+                with reuse.after(i):
+                    self._call_hooks("af", i)
         else:
             # a layer that may have changed a shape ends a piece: the next one is run by a plan that knows the change
             ends = [i for i in self._dynamic if start <= i < last] + [last]
             for first, until in zip([start, *(i + 1 for i in ends)], ends, strict=False):
-                self._forward(first).run((*counter, *range(first, until + 1)))
+                with reuse.running():
+                    self._forward(first).run((*counter, *range(first, until + 1)))
                 counter = ()
         for i in range(start, last + 1):
             self.layers[i].check()
@@ -276,7 +350,10 @@ class Net(PycaffeNet, Hooks, WeightFiles):
     def forward(
         self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any
     ) -> dict[str, np.ndarray]:
-        """Set the given input blobs, run the layers ``start`` to ``end``, return outputs and ``blobs`` by name."""
+        """Set the given input blobs, run the layers ``start`` to ``end``, return outputs and ``blobs`` by name.
+
+        A net that reuses memory keeps ``blobs``, and the tops of ``end``, from then on.
+        """
         for name, values in inputs.items():
             if name not in self.inputs:
                 raise NetError(f'forward: no input "{name}" in net "{self.name}"{did_you_mean(name, self.inputs)}')
@@ -288,8 +365,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             self.blobs[name].data = values
         first = self._index(start, "forward") if start is not None else 0
         last = self._index(end, "forward") if end is not None else len(self.layers) - 1
-        self.run_forward(first, last)
         wanted = list(self._wires[last].tops) if end is not None else list(self.outputs)
+        self.keep(*wanted, *(blobs or ()))
+        self.run_forward(first, last)
         return {name: self._blob(name).data for name in dict.fromkeys([*wanted, *(blobs or ())])}
 
     def backward(
@@ -354,6 +432,9 @@ class Net(PycaffeNet, Hooks, WeightFiles):
         weights = {t: lw for w in self._wires for t, lw in zip(w.tops, w.layer.loss_weights, strict=True)}
         return OrderedDict((name, weights[name]) for name in self.blobs)
 
+    def _top_counts(self) -> list[int]:
+        return [blob.count for wire in self._wires for blob in self._tops(wire)]
+
     def layer_calls(self) -> list[list[str]]:
         """Names of the calls that each layer's forward pass makes."""
         return [[call.name for call in part] for part in self._forward().parts[: len(self.layers)]]
@@ -379,7 +460,7 @@ class Net(PycaffeNet, Hooks, WeightFiles):
             self.seed = seed
             for layer in self.layers:
                 layer.reseed(seed)
-            self._forward_plan = self._backward_plan = None
+            self._drop_plans()
 
     def _sources(self) -> Iterable[Layer]:
         return (layer for layer in self.layers if layer.is_source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -65,16 +65,22 @@ class Recorder:
         )  # fmt: skip
         self._add(bound, "gemm")
 
-    def _conv(self, step: str, shape: Any, args: Sequence[Memory | None]) -> None:
-        bound = self.backend.bind_conv(step, shape, args)
-        if bound is None:
-            getattr(GenericConvolution(self, shape), step)(*args)
-        else:
-            self._add(bound, f"conv_{step}")
+    def _conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> None:
+        bound = self.backend.bind_conv(step, shape, args, relu)
+        if bound is not None:
+            self._add(bound, f"conv_{step}" + "_relu" * relu)
+            return
+        getattr(GenericConvolution(self, shape), step)(*args)
+        if relu:
+            y = args[-1]
+            assert y is not None
+            self.launch("relu_forward", y.count, y, y, 0.0)
 
-    def conv_forward(self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory) -> None:
-        """y = W * x + b."""
-        self._conv("forward", shape, (x, w, bias, y))
+    def conv_forward(
+        self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory, relu: bool = False
+    ) -> None:
+        """y = W * x + b, with ``relu`` max(0, W * x + b)."""
+        self._conv("forward", shape, (x, w, bias, y), relu)
 
     def conv_backward_data(self, shape: Any, dy: Memory, w: Memory, dx: Memory) -> None:
         """dx = gradient of the input, written over."""
@@ -96,18 +102,76 @@ class Recorder:
         return self._scratch.memory(dims, prod(dims))
 
 
-class Plan:
-    """The calls of a net's layers, in order, ready to run whole or in part."""
+@dataclass(frozen=True)
+class Fused:
+    """What runs in place of the own calls of ``layers``, given in running order.
 
-    def __init__(self, backend: Backend) -> None:
+    ``restore`` brings the layers' own buffers to where their own calls would have left them.
+    """
+
+    layers: tuple[int, ...]
+    calls: list[Call]
+    restore: list[Call]
+
+
+class Plan:
+    """The calls of a net's layers, in order, ready to run whole or in part.
+
+    Chains of layers may have fused calls, which run in place of the layers' own where a run covers the whole chain.
+    """
+
+    def __init__(self, backend: Backend, before: Plan | None = None) -> None:
+        """``before``: of a backward plan, the forward plan whose chains it may have to restore."""
         self.backend = backend
         self.parts: list[list[Call]] = []
-        self._flat: dict[tuple[int, ...], list[Bound]] = {}
+        #: by the layer that runs first
+        self._fused: dict[int, Fused] = {}
+        self._flat: dict[tuple[int, ...], tuple[list[Bound], frozenset[int]]] = {}
+        self._forward = before or self
+        #: chains, by lowest layer, whose fused calls ran last in the forward plan and left something to restore
+        self._unrestored: set[int] = set()
 
     def run(self, parts: Sequence[int]) -> None:
         """Replay the calls of the given layers, in the given order."""
         key = tuple(parts)
-        calls = self._flat.get(key)
-        if calls is None:
-            calls = self._flat[key] = [call.run for i in key for call in self.parts[i]]
-        self.backend.replay(calls)
+        if key not in self._flat:
+            calls, chains = self._find(key)
+            self._flat[key] = [call.run for call in calls], chains
+        bound, chains = self._flat[key]
+        if self._forward._unrestored:
+            self._forward.restore(key, chains)
+        self.backend.replay(bound)
+        if self._forward is self:
+            self._unrestored.update(first for first in chains if self._fused[first].restore)
+
+    def fuse(self, layers: Sequence[int], calls: list[Call], restore: Sequence[Call] = ()) -> None:
+        """Let ``calls`` do what the given layers, run in this order, do."""
+        self._fused[layers[0]] = Fused(tuple(layers), calls, list(restore))
+
+    def calls(self, parts: Sequence[int]) -> list[Call]:
+        """What running the given layers in the given order calls."""
+        return self._find(tuple(parts))[0]
+
+    def restore(self, parts: Sequence[int] | None = None, whole: Collection[int] = ()) -> None:
+        """Restore the chains of which ``parts`` (None: all) are about to run, unless they run as ``whole``."""
+        for first in self._unrestored.difference(whole):
+            fused = self._fused[first]
+            if parts is None or not set(parts).isdisjoint(fused.layers):
+                self.backend.replay([call.run for call in fused.restore])
+                self._unrestored.discard(first)
+
+    def _find(self, parts: tuple[int, ...]) -> tuple[list[Call], frozenset[int]]:
+        """The calls of a run, and the lowest layers of the chains that it fuses."""
+        found: list[Call] = []
+        chains = []
+        at = 0
+        while at < len(parts):
+            fused = self._fused.get(parts[at])
+            if fused is not None and parts[at : at + len(fused.layers)] == fused.layers:
+                found += fused.calls
+                chains.append(min(fused.layers))
+                at += len(fused.layers)
+            else:
+                found += self.parts[parts[at]]
+                at += 1
+        return found, frozenset(chains)

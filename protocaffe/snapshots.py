@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import FileFormatError, SolverError
+from .errors import SolverError
 from .memory import Memory
 
 if TYPE_CHECKING:
@@ -58,13 +58,16 @@ class Snapshots:
         """Write weights and state; returns their paths. An older snapshot is untouched if writing fails."""
         from .io import schema
         from .io.files import make_folders
+        from .io.hdf5 import write_state
         from .io.solverstate import SolverState, write_solverstate
 
         history = self.masked_history()  # type: ignore[attr-defined]
-        model, path = self.snapshot_name(".caffemodel"), self.snapshot_name(".solverstate")
+        hdf5 = self.param.SnapshotFormat.Name(self.param.snapshot_format) == "HDF5"
+        kind, end, write = ("HDF5", ".h5", write_state) if hdf5 else ("binary proto", "", write_solverstate)
+        model, path = self.snapshot_name(f".caffemodel{end}"), self.snapshot_name(f".solverstate{end}")
         try:
             make_folders(Path(os.path.abspath(model)).parent)
-            logger.info("Snapshotting to binary proto file %s", model)
+            logger.info("Snapshotting to %s file %s", kind, model)
             self.net.save(model, write_diff=self.param.snapshot_diff)
             resume = schema.ResumeState(seed=self.seed, forward_count=int(self.net.forward_count.array[0]))
             resume.type = self.param.type
@@ -72,8 +75,8 @@ class Snapshots:
             for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
                     resume.source.add(net=index, layer=layer.name, position=layer.position())
-            logger.info("Snapshotting solver state to binary proto file %s", path)
-            write_solverstate(path, SolverState(self.iter, model, self.current_step, history, resume))
+            logger.info("Snapshotting solver state to %s file %s", kind, path)
+            write(path, SolverState(self.iter, model, self.current_step, history, resume))
         except OSError as error:
             raise SolverError(f'solver "{self.source}": cannot write the snapshot "{model}": {error}') from error
         return model, path
@@ -84,13 +87,12 @@ class Snapshots:
         Raises SolverError for a state of another net or rule (as far as it tells: Caffe's own states do not), and
         FileFormatError for a damaged one.
         """
+        from .io.hdf5 import is_hdf5, read_state
         from .io.solverstate import read_solverstate
 
         path = os.fspath(path)
         logger.info("Restoring previous solver status from %s", path)
-        if path.endswith(".h5"):
-            raise FileFormatError(f'"{path}": solver states in HDF5 are not read by this version; give a .solverstate')
-        state = read_solverstate(path)
+        state = read_state(path) if is_hdf5(path) else read_solverstate(path)
         written_by = state.resume.type if state.resume is not None else ""
         if written_by and written_by != self.param.type:
             raise SolverError(f'"{path}" is the state of a solver of type {written_by}, this one is {self.param.type}')

@@ -22,6 +22,7 @@ from .lr_policies import learning_rate
 from .memory import Memory
 from .net import Net
 from .pycaffe import PycaffeSolver, fresh_seed
+from .scoring import Scoring, number
 from .snapshots import Snapshots
 
 logger = logging.getLogger("protocaffe.solver")
@@ -32,16 +33,7 @@ CLIP_PIECES = 64
 _registry: dict[str, type[Solver]] = {}
 
 
-def number(value: float) -> str:
-    """A number as C++ streams print it: six digits, no trailing zeros.
-
-    >>> number(0.1), number(1e-07), number(87.33654), number(float("nan"))
-    ('0.1', '1e-07', '87.3365', 'nan')
-    """
-    return f"{value:.6g}"
-
-
-class Solver(PycaffeSolver, Snapshots):
+class Solver(PycaffeSolver, Scoring, Snapshots):
     """Trains a net as a SolverParameter says. Use a subclass, or get_solver, which picks it by ``type``.
 
     Parameters
@@ -49,6 +41,8 @@ class Solver(PycaffeSolver, Snapshots):
     solver_file : path of a solver prototxt, or a SolverParameter message
     backend : the device; the CPU unless given
     source : what messages and snapshots call the solver where a SolverParameter is given: its file, say
+    reuse_memory : whether the blobs of test nets give their memory on to later ones, so that between passes only the
+        nets' inputs and outputs can be read
 
     Attributes are pycaffe's: ``net``, ``test_nets``, ``iter``, ``param``, ``lr``; and ``smoothed_loss``,
     ``test_scores``
@@ -70,7 +64,14 @@ class Solver(PycaffeSolver, Snapshots):
         if cls.type_name:
             _registry[cls.type_name] = cls
 
-    def __init__(self, solver_file: Any, *, backend: Backend | None = None, source: str | None = None) -> None:
+    def __init__(
+        self,
+        solver_file: Any,
+        *,
+        backend: Backend | None = None,
+        source: str | None = None,
+        reuse_memory: bool = False,
+    ) -> None:
         from .io import prototxt
         from .passes import upgrade_solver
 
@@ -92,6 +93,7 @@ class Solver(PycaffeSolver, Snapshots):
         self._stopped = False
         self._debug: list[Handle] = []
         self._timer = (time.perf_counter(), 0)
+        self.reuse_memory = reuse_memory
         self.net = self._train_net()
         self.test_nets = self._test_nets()
         self.test_scores = [{} for _ in self.test_nets]
@@ -117,10 +119,6 @@ class Solver(PycaffeSolver, Snapshots):
 
     def _check_param(self) -> None:
         p = self.param
-        if p.snapshot_format == p.DESCRIPTOR.enum_types_by_name["SnapshotFormat"].values_by_name["HDF5"].number:
-            self.fail(
-                SolverError, "snapshot_format HDF5 is not written by this version; use BINARYPROTO, Caffe's default"
-            )
         if p.iter_size < 1:
             self.fail(ParameterError, f"iter_size must be at least 1, got {p.iter_size}")
         if p.regularization_type not in ("L1", "L2"):
@@ -141,7 +139,8 @@ class Solver(PycaffeSolver, Snapshots):
 
         param = prototxt.read_net(source) if isinstance(source, str) else upgrade_net(source)
         phase, level, stages = solver_state(param, phase, state)
-        net = Net(param, phase, level, stages, backend=self.backend, seed=self.seed)
+        reuse = self.reuse_memory and phase == TEST
+        net = Net(param, phase, level, stages, backend=self.backend, seed=self.seed, reuse_memory=reuse)
         if isinstance(source, str):
             net.source = source
         return net
@@ -339,17 +338,6 @@ class Solver(PycaffeSolver, Snapshots):
         )  # fmt: skip
         self._log_outputs("Train", self.net, {name: self.net.blobs[name].data for name in self.net.outputs})
 
-    @staticmethod
-    def _log_outputs(which: str, net: Net, outputs: dict[str, np.ndarray]) -> None:
-        line = 0
-        weights = net.blob_loss_weights
-        for name, values in outputs.items():
-            weight = weights[name]
-            for value in np.ravel(values):
-                extra = f" (* {number(weight)} = {number(weight * float(value))} loss)" if weight else ""
-                logger.info("    %s net output #%d: %s = %s%s", which, line, name, number(float(value)), extra)
-                line += 1
-
     def solve(self, resume_file: str | os.PathLike | None = None) -> None:
         """Train to ``max_iter``, from a solver state if one is given, with the final snapshot and test."""
         p = self.param
@@ -374,50 +362,16 @@ class Solver(PycaffeSolver, Snapshots):
             self.test_all()
         logger.info("Optimization Done.")
 
-    # -------------------------------------------------------------------------------------------------------- testing
-    def test_all(self) -> None:
-        """Run every test net; no parameter, mask or history changes."""
-        for index in range(len(self.test_nets)):
-            if self._stopped:
-                return
-            self.test(index)
-
-    def test(self, index: int = 0) -> dict[str, np.ndarray]:
-        """Mean outputs of test net ``index`` over its ``test_iter`` batches."""
-        logger.info("Iteration %d, Testing net (#%d)", self.iter, index)
-        net, batches = self.test_nets[index], self.param.test_iter[index]
-        sums: dict[str, np.ndarray] = {}
-        loss = 0.0
-        for _ in range(batches):
-            wanted = self.action()
-            while wanted is not None and not self._stopped:
-                if wanted == "snapshot":
-                    self.snapshot()
-                self._stopped = wanted == "stop"
-                wanted = self.action()
-            if self._stopped:
-                logger.info("Test interrupted.")
-                return {}
-            net.run_forward()
-            loss += net.loss()
-            for name in net.outputs:
-                values = net.blobs[name].data.astype(np.float64)
-                sums[name] = sums[name] + values if name in sums else values
-        if self.param.test_compute_loss:
-            logger.info("Test loss: %s", number(loss / batches))
-        means = {name: values / batches for name, values in sums.items()}
-        self.test_scores[index] = means
-        self._log_outputs("Test", net, means)
-        return means
-
     def close(self) -> None:
         """Let go of the nets' files and threads."""
         for net in (self.net, *self.test_nets):
             net.close()
 
 
-def get_solver(solver_file: Any, *, backend: Backend | None = None, source: str | None = None) -> Solver:
-    """The solver of the type that the file names ("SGD" if it names none).
+def get_solver(
+    solver_file: Any, *, backend: Backend | None = None, source: str | None = None, reuse_memory: bool = False
+) -> Solver:
+    """The solver of the type that the file names ("SGD" if it names none). See Solver.
 
     Raises SolverError for an unknown type.
     """
@@ -434,4 +388,4 @@ def get_solver(solver_file: Any, *, backend: Backend | None = None, source: str 
         raise SolverError(
             f'solver "{source}": unknown type "{param.type}"{hint}; there are {", ".join(sorted(_registry))}'
         )
-    return _registry[param.type](solver_file, backend=backend, source=source)
+    return _registry[param.type](solver_file, backend=backend, source=source, reuse_memory=reuse_memory)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .blob import Blob
-from .errors import FileFormatError, WeightsError
+from .errors import WeightsError
 
 if TYPE_CHECKING:
     from .arena import Arena
@@ -27,6 +28,7 @@ class WeightFiles:
     """The part of Net that deals with weights in files and in other nets."""
 
     layers: list[Layer]
+    learnable_params: list[Blob]
     arena: Arena
     name: str
     param: Any
@@ -34,19 +36,19 @@ class WeightFiles:
     _check_zeros_of: str | None = None
 
     def copy_from(self, path: str | os.PathLike[str]) -> None:
-        """Copy weights, and masks where the file has them, from a caffemodel to the layers of the same names.
+        """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) to the layers of the same
+        names.
 
         Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
         the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0. Raises, before
         anything changes, WeightsError where counts or shapes differ and FileFormatError for a damaged file.
         """
         from .io.caffemodel import read_caffemodel
+        from .io.hdf5 import is_hdf5, read_weights
 
         path = os.fspath(path)
-        if path.endswith(".h5"):
-            raise FileFormatError(f'"{path}": weights in HDF5 are not read by this version; give a binary .caffemodel')
         logger.info("Copying weights from %s", path)
-        self.copy_weights(read_caffemodel(path), path)
+        self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path)
 
     def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights") -> None:
         """Copy what a file held; see copy_from."""
@@ -61,25 +63,45 @@ class WeightFiles:
                 continue
             queue = own[stored.name]
             layer = queue.pop(0) if len(queue) > 1 else queue[0]
-            if stored.blobs:
+            if stored.blobs or self._all_shared(layer):
+                stored = self._with_shared(layer, stored)
                 self._check_layer(layer, stored, source)
                 matched.append((layer, stored))
         for layer, stored in matched:
             for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
+                if values is None:
+                    continue
                 blob.data = values.reshape(blob.shape)
                 if keep is not None:
                     blob.mask = keep.reshape(blob.shape)
                 blob.apply_mask()
         self._check_zeros_of = source
 
-    @staticmethod
-    def _check_layer(layer: Layer, stored: LayerWeights, source: str) -> None:
+    def _owned(self, blob: Blob) -> bool:
+        return any(blob is owner for owner in self.learnable_params)
+
+    def _all_shared(self, layer: Layer) -> bool:
+        return bool(layer.blobs) and not any(self._owned(blob) for blob in layer.blobs)
+
+    def _with_shared(self, layer: Layer, stored: LayerWeights) -> LayerWeights:
+        """With None for parameters at the end that another layer owns: HDF5 files hold those once, with the owner."""
+        missing = layer.blobs[len(stored.blobs) :]
+        if not missing or any(self._owned(blob) for blob in missing):
+            return stored
+        pad = [None] * len(missing)
+        return replace(stored, blobs=[*stored.blobs, *pad], masks=[*stored.masks, *pad], diffs=[*stored.diffs, *pad])
+
+    def _check_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
         if len(stored.blobs) != len(layer.blobs):
             raise WeightsError(
                 f'"{source}": {layer.describe()} has {len(layer.blobs)} parameters, '
                 f"but the file holds {len(stored.blobs)}"
             )
         for i, (blob, values) in enumerate(zip(layer.blobs, stored.blobs, strict=True)):
+            if values is None and not self._owned(blob):
+                continue
+            if values is None:
+                raise WeightsError(f'"{source}": {layer.describe()}: the file holds no parameter {i}')
             if not _same_shape(blob.shape, values.shape):
                 raise WeightsError(
                     f'"{source}": {layer.describe()}: parameter {i} must have shape {blob.shape}, got {values.shape}; '
@@ -124,11 +146,30 @@ class WeightFiles:
         return out
 
     def save(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
-        """Write a caffemodel, readable by BVLC Caffe; pruned weights are +0 in it, masks lie in a field it skips."""
+        """Write a caffemodel, readable by BVLC Caffe, in HDF5 if the name ends in .h5.
+
+        Pruned weights are +0 in it, masks lie where Caffe does not look.
+        """
         from .io.caffemodel import write_caffemodel
         from .passes import insert_splits
 
+        if os.fspath(path).endswith(".h5"):
+            self.save_hdf5(path, write_diff)
+            return
         write_caffemodel(path, insert_splits(self.param), self.layer_weights(write_diff), write_diff)
+
+    def save_hdf5(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
+        """Write the weights in HDF5, whatever the name; a shared parameter once, with the layer that owns it."""
+        from .io.hdf5 import write_weights
+
+        weights = self.layer_weights(write_diff)
+        for layer, entry in zip([x for x in self.layers if x.blobs], weights, strict=True):
+            entry.blobs = [b if self._owned(own) else None for b, own in zip(entry.blobs, layer.blobs, strict=True)]
+        write_weights(path, weights, write_diff, [layer.name for layer in self.layers if layer.name])
+
+    def load_hdf5(self, path: str | os.PathLike[str]) -> None:
+        """Copy weights from an HDF5 file (pycaffe's name); copy_from reads it too."""
+        self.copy_from(path)
 
     def share_with(self, other: WeightFiles) -> None:
         """Use the parameters of ``other``'s layers of the same names, masks too, but not diffs: test nets do.

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from protocaffe import get_solver
-from protocaffe.errors import FileFormatError, ProtocaffeError
-from protocaffe.io import prototxt
+from protocaffe.errors import ProtocaffeError
 from protocaffe.layer import layer_types
 from tests.support import goldens
-from tests.support.goldens import CASES, GOLDENS, close, close_params, group, of_kind, set_params
+from tests.support.goldens import GOLDENS, close, close_params, group, of_kind, set_params
 
-#: cases that need a layer type that is not there yet, HDF5 snapshots or LEVELDB
+#: cases that need a layer type that is not there yet, or LEVELDB
 NOT_YET: list[str] = [
     "BNLL_4d", "BNLL_inplace", "BNLL_large", "BatchReindex_basic", "BatchReindex_subset", "Clip_4d", "Clip_inplace",
     "Clip_relu6", "ContrastiveLoss_basic", "ContrastiveLoss_far", "ContrastiveLoss_legacy", "Data_leveldb_uint8",
@@ -29,7 +28,6 @@ NOT_YET: list[str] = [
     "MultinomialLogisticLoss_basic", "MultinomialLogisticLoss_weighted", "RNN_basic", "RNN_expose", "RNN_static",
     "SPP_ave3", "SPP_max2", "SPP_one", "Swish_beta", "Swish_default", "Threshold_default", "Threshold_half",
     "WindowData_pad_square", "WindowData_warp", "net_lrcn", "net_several_losses", "net_siamese",
-    "solver_adadelta_step_h5", "solver_adagrad_l1_h5", "solver_adam_inv_itersize_h5", "solver_sgd_multistep_h5",
 ]  # fmt: skip
 
 
@@ -37,7 +35,7 @@ def missing(case):
     """Whether a case needs what is not there yet."""
     text = case.get("solver", "") + case.get("prototxt", "")
     unknown = goldens.layer_types_of(case) - set(layer_types())
-    return bool(unknown - {"Powerr"}) or "snapshot_format: HDF5" in text or "LEVELDB" in text
+    return bool(unknown - {"Powerr"}) or "LEVELDB" in text
 
 
 def params_of(*kinds):
@@ -145,10 +143,6 @@ WEIGHTS = [(case.values[0], name) for case in params_of("net") for name in case.
 @pytest.mark.parametrize(("case", "file"), WEIGHTS, ids=[f"{c['name']}-{f}" for c, f in WEIGHTS])
 def test_weights_of_a_net(case, file):
     net = goldens.build(case)
-    if file.endswith(".h5"):
-        with pytest.raises(FileFormatError, match="HDF5 are not read"):
-            net.copy_from(file)
-        return
     net.copy_from(file)
     close_params(net, group(goldens.arrays(case), "param"), goldens.EXACT)
 
@@ -207,18 +201,4 @@ def test_solver_resumes_from_caffes_state(case):
     assert solver.iter == 5
     close_params(solver.net, group(values, "iter5"), goldens.EXACT)
     check_steps(solver, values, 6, 10)
-    solver.close()
-
-
-HDF5 = [CASES[name] for name in NOT_YET if CASES[name]["kind"] == "solver"]
-
-
-@pytest.mark.usefixtures("at_home")
-@pytest.mark.parametrize("case", HDF5, ids=lambda case: case["name"])
-def test_solver_whose_snapshots_are_hdf5(case):
-    values, param = goldens.arrays(case), prototxt.read_solver("solver.prototxt")
-    param.ClearField("snapshot_format")
-    solver = get_solver(param)
-    set_params(solver.net, group(values, "init"))
-    check_steps(solver, values, 1, 10)
     solver.close()

@@ -393,7 +393,7 @@ def test_surgery_masks_are_read(tmp_path):
         if w.name == "turned":
             w.blobs = [np.ones((100, 9)), np.ones(9), keep.astype(np.float32), bias_keep.astype(np.float32)]
             w.masks, w.diffs = [None] * 4, [None] * 4
-    write_caffemodel(tmp_path / "dns.caffemodel", prototxt.parse_net(text), weights)
+    write_caffemodel(tmp_path / "dns.caffemodel", prototxt.parse_message(text, "NetParameter"), weights)
     net.copy_from(tmp_path / "dns.caffemodel")
     np.testing.assert_array_equal(net.params["turned"][0].mask, keep)
     np.testing.assert_array_equal(net.params["turned"][1].mask, bias_keep)

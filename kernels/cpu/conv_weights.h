@@ -236,7 +236,8 @@ static void far_weights(const Shape& s, const real* x, const real* dy, real* dw,
     }
 }
 
-static void lanes_weights(const Shape& s, const real* x, const real* dy, real* dw, real* db) {
+// Rows of output pixels that near_weights takes at a time; 0 where it does not pay.
+static inline long near_rows(const Shape& s) {
     long rows = most(1l, least(s.oh, 4096 / (s.fg * s.ow)));
     for (long fewer = rows; fewer > rows / 2; fewer--)  // whole vectors of pixels, if there are such
         if (fewer * s.ow % VL == 0) {
@@ -246,10 +247,7 @@ static void lanes_weights(const Shape& s, const real* x, const real* dy, real* d
     const long in_rows = (rows - 1) * s.sh + (s.kh - 1) * s.dh + 1;
     const bool near = s.fg * s.depth <= 8192 && rows * s.ow >= 2 * VL && s.cg * in_rows * (s.w + 2 * s.pw) <= 2048 &&
                       rows < s.oh;
-    if (near)
-        near_weights(s, rows, x, dy, dw, db);
-    else
-        far_weights(s, x, dy, dw, db);
+    return near ? rows : 0;
 }
 
 }  // namespace core

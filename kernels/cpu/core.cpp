@@ -1,5 +1,6 @@
 // GEMM and convolution for the CPU; C interface. Built once per instruction set, for float and (REAL_DOUBLE) double.
-#include "conv_panels.h"
+#include "conv_columns.h"
+#include "conv_taps.h"
 #include "conv_weights.h"
 
 using core::real;
@@ -39,7 +40,11 @@ void core_conv_backward_data(const conv2d* shape, const real* dy, const real* w,
 void core_conv_backward_weights(const conv2d* shape, const real* x, const real* dy, real* dw, real* db) {
     const core::Shape s(*shape);
     if (s.n <= 0) return;
-    if (core::lanes_pay(s)) return core::lanes_weights(s, x, dy, dw, db);
+    if (core::columns_pay(s)) return core::column_weights(s, x, dy, dw, db);
+    const bool lanes = core::lanes_pay(s);
+    if (const long rows = lanes ? core::near_rows(s) : 0) return core::near_weights(s, rows, x, dy, dw, db);
+    if (core::taps_pay(s)) return core::tap_weights(s, x, dy, dw, db);
+    if (lanes) return core::far_weights(s, x, dy, dw, db);
     core::plain_weights(s, x, dy, dw);
     if (db) core::bias_gradient(s, dy, db);
 }

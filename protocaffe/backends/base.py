@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..fusion import Pattern
 from ..memory import Memory, Storage
+from ..patterns import PORTABLE
 
 Bound = Callable[[], Any]
 
@@ -21,6 +23,8 @@ class Backend(ABC):
     unified: bool
     #: arithmetic and storage type of blobs
     real: np.dtype
+    #: chains of layers that it can fuse, longest first
+    patterns: Sequence[type[Pattern]] = PORTABLE
 
     def __init__(self) -> None:
         #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)

@@ -32,13 +32,15 @@ def open_net(
     stage: str = "",
     cpu: bool = False,
     gpu: str | None = None,
+    reuse_memory: bool = False,
 ) -> Net:
     """A net from a prototxt, with weights from files separated by commas."""
     from protocaffe import TEST, TRAIN
     from protocaffe.net import Net
 
     value = TRAIN if phase.upper() == "TRAIN" else TEST
-    net = Net(model, value, level=level, stages=split(stage), backend=wanted_backend(cpu, gpu))
+    backend = wanted_backend(cpu, gpu)
+    net = Net(model, value, level=level, stages=split(stage), backend=backend, reuse_memory=reuse_memory)
     for path in split(weights):
         net.copy_from(path)
     return net
@@ -99,7 +101,8 @@ def open_solver(job: Job) -> Solver:
     if job.snapshot and job.weights:
         raise ParameterError("--snapshot and --weights exclude each other: a snapshot brings its weights along")
     parameter = solver_parameter(job)
-    solver = get_solver(parameter, backend=solver_backend(job, parameter), source=job.solver)
+    backend = solver_backend(job, parameter)
+    solver = get_solver(parameter, backend=backend, source=job.solver, reuse_memory=True)
     for path in split(job.weights):
         solver.copy_from(path)
     if job.snapshot:

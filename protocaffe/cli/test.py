@@ -10,7 +10,7 @@ import numpy as np
 
 from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options
 from protocaffe.cli.glog import log_lines
-from protocaffe.solver import number
+from protocaffe.scoring import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def command(
     from protocaffe.cli.session import open_net
 
     with log_lines():
-        net = open_net(model, "TEST", weights, level, stage, cpu, gpu)
+        net = open_net(model, "TEST", weights, level, stage, cpu, gpu, reuse_memory=True)
         apply_masks(net, mask_from_zeros, drop_masks)
         means = run(net, iterations)
     for name, value in means.items():

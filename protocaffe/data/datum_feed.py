@@ -38,7 +38,7 @@ class DatumFeed:
             force_color=transform.force_color or data.force_encoded_color,
             force_gray=transform.force_gray,
             labels=labels,
-            same_shape=not transform.crop_size,
+            same_shape=not transform.crop_size and not transform.HasField("resize_param"),
             cache_bytes=cache_bytes,
         )
         try:

@@ -1,4 +1,4 @@
-"""Crop, mirror, mean and scale (transform_param), over a whole batch at once.
+"""Resize, crop, mirror, mean and scale (transform_param), over a whole batch at once.
 
 Source: Caffe's data_transformer.cpp, for the order of operations.
 """
@@ -14,18 +14,20 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..errors import DataError
 from .order import draws
+from .resize import Resize
 
 TRAIN = 0
 
 
 class Transformer:
-    """``out = (crop(item) - mean) * scale``, mirrored left to right with probability 1/2 where ``mirror`` is set.
+    """``out = (crop(resize(item)) - mean) * scale``, mirrored left to right with probability 1/2 if ``mirror`` is set.
 
-    The crop (crop_size x crop_size) lies at random in TRAIN, in the middle in TEST. The mean is that of ``mean_file``
-    (same shape as the item), or one ``mean_value`` for all or for each channel. What is drawn depends on ``key`` and
+    ``resize_param`` gives all items one height and width (see Resize); without it they stay as they are. The crop
+    (crop_size x crop_size) lies at random in TRAIN, in the middle in TEST. The mean is that of ``mean_file`` (same
+    shape as the resized item), or one ``mean_value`` for all or for each channel. What is drawn depends on ``key`` and
     the item's position only.
 
-    Raises DataError when these do not fit ``item_shape`` (C, H, W).
+    Raises DataError when these do not fit ``item_shape`` (C, H, W), ParameterError for a resize_param not offered.
     """
 
     def __init__(self, param: Any, phase: int, item_shape: tuple[int, int, int], key: int = 0) -> None:
@@ -34,6 +36,10 @@ class Transformer:
         self.mirror = bool(param.mirror)
         self.random_crop = self.crop > 0 and phase == TRAIN
         self.key = key
+        self.resize = Resize(param.resize_param) if param.HasField("resize_param") else None
+        if self.resize:
+            item_shape = (item_shape[0], self.resize.height, self.resize.width)
+        self._resized = np.empty((0, *item_shape), np.float32)
         channels, height, width = item_shape
         if self.crop > min(height, width):
             raise DataError(f"crop_size is {self.crop}, but the items have {height} x {width} pixels")
@@ -70,6 +76,8 @@ class Transformer:
     def apply(self, items: np.ndarray | Sequence[np.ndarray], position: int, out: np.ndarray) -> None:
         """Write the transformed items, of positions ``position`` ..., into ``out`` (n, C, h, w)."""
         random = draws(self.key, position, len(items)) if self.random_crop or self.mirror else None
+        if self.resize:
+            items = self._resize(self.resize, items, out)
         if isinstance(items, np.ndarray):
             self._crop_all(items, random, out)
         else:
@@ -80,6 +88,16 @@ class Transformer:
             assert random is not None
             chosen = np.flatnonzero(random[:, 2] & np.uint64(1))
             out[chosen] = out[chosen, :, :, ::-1]
+
+    def _resize(self, resize: Resize, items: np.ndarray | Sequence[np.ndarray], out: np.ndarray) -> np.ndarray:
+        """The items resized: in ``out`` itself where nothing is cropped afterwards."""
+        if not self.crop:
+            resize(items, out)
+            return out
+        if len(self._resized) < len(items):
+            self._resized = np.empty((len(items), *self._resized.shape[1:]), np.float32)
+        resize(items, self._resized[: len(items)])
+        return self._resized[: len(items)]
 
     def _crop_all(self, items: np.ndarray, random: np.ndarray | None, out: np.ndarray) -> None:
         mean = self.mean
@@ -95,7 +113,8 @@ class Transformer:
                 items = items[window]
                 mean = mean[window] if mean is not None and self.full_mean else mean
         if mean is None:
-            np.copyto(out, items)
+            if items is not out:
+                np.copyto(out, items)
         else:
             np.subtract(items, mean, out=out)
 

@@ -25,14 +25,15 @@ class LayerWeights:
     Attributes
     ----------
     name, type : of the layer; legacy types by their name of today
-    blobs : the learnable parameters (and statistics) in order, in the stored shapes; old files keep a bias as 1x1x1xN
+    blobs : the learnable parameters (and statistics) in order, in the stored shapes; old files keep a bias as 1x1x1xN;
+        None for a shared parameter that an HDF5 file holds with another layer
     masks : for each blob a bool array of its shape (True: kept), or None
     diffs : for each blob its gradient, or None
     """
 
     name: str
     type: str
-    blobs: list[np.ndarray] = field(default_factory=list)
+    blobs: list[Any] = field(default_factory=list)
     masks: list[np.ndarray | None] = field(default_factory=list)
     diffs: list[np.ndarray | None] = field(default_factory=list)
 

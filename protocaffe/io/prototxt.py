@@ -46,8 +46,6 @@ def parse_net(text: str, source: str = "<text>") -> Any:
     from ..passes.upgrade import upgrade_net
 
     net = parse_message(text, "NetParameter", source)
-    if not net.layer and not net.layers:
-        raise NetError(f"{source}: the net has no layers")
     try:
         return upgrade_net(net)
     except NetError as e:

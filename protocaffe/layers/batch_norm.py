@@ -72,29 +72,34 @@ class BatchNorm(Layer):
             self.sums = self.buffer("sums", (2 * self.channels,))
             self.partial = self.buffer("partial", (2 * self.channels * self.chunks,))
 
-    def _normalised(self, bottom, top):
+    def normalised(self, bottom, top):
         """What backward reads: the bottom, or a copy of the result, which a layer behind this one may write over."""
-        return self.buffer("normalised", bottom[0].shape) if top[0] is bottom[0] else bottom[0].data_mem
+        inplace = top[0] is bottom[0]
+        return self.buffer("normalised", bottom[0].shape, for_backward=True) if inplace else bottom[0].data_mem
+
+    def statistics(self, ops, x):
+        """Record on ``ops`` what makes ``factors``, and where they come from the batch ``x`` moves the stored ones."""
+        running = [blob.data_mem for blob in self.blobs]
+        if self.stored:
+            ops.launch("channel_running", self.channels, *running, self.eps, self.factors)
+            return
+        extents = (self.chunks, self.images, self.channels, self.inner)
+        ops.launch_rows("channel_moments", self.channels * self.chunks, *extents, x, self.partial)
+        args = (self.chunks, self.images, self.inner, self.partial, self.eps, self.decay, self.factors, *running)
+        ops.launch("channel_statistics", self.channels, *args)
 
     def forward(self, bottom, top):
         x, y, rows = bottom[0].data_mem, top[0].data_mem, self.images * self.channels
-        running = [blob.data_mem for blob in self.blobs]
-        if self.stored:
-            self.ops.launch("channel_running", self.channels, *running, self.eps, self.factors)
-        else:
-            extents = (self.chunks, self.images, self.channels, self.inner)
-            self.ops.launch_rows("channel_moments", self.channels * self.chunks, *extents, x, self.partial)
-            args = (self.chunks, self.images, self.inner, self.partial, self.eps, self.decay, self.factors, *running)
-            self.ops.launch("channel_statistics", self.channels, *args)
+        self.statistics(self.ops, x)
         self.ops.launch_rows("batch_norm_forward", rows, self.inner, self.channels, x, self.factors, y)
         if top[0] is bottom[0] and not self.stored:
-            self.ops.launch("copy", bottom[0].count, y, self._normalised(bottom, top))
+            self.ops.launch("copy", bottom[0].count, y, self.normalised(bottom, top))
 
     def backward(self, top, propagate_down, bottom):
         if not propagate_down[0]:
             return
         dy, dx, inplace = top[0].diff_mem, bottom[0].diff_mem, top[0] is bottom[0]
-        x = dy if self.stored else self._normalised(bottom, top)
+        x = dy if self.stored else self.normalised(bottom, top)
         sums = self.factors if self.stored else self.sums
         if not self.stored:
             extents = (self.chunks, self.images, self.channels, self.inner)

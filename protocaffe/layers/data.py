@@ -14,15 +14,16 @@ from ..layer import register
 class Data(BatchLayer):
     """Items and labels from an LMDB, in the order of the keys, over and over.
 
-    ``top[0]`` = (crop(item) - mean) * scale, of shape (N, C, H, W) or (N, C, crop_size, crop_size); ``top[1]``, if it
-    is there, the labels, (N,). N is batch_size; a batch that meets the end goes on with the first item. Encoded items
-    (PNG, JPEG) come as B, G, R.
+    ``top[0]`` = (crop(resize(item)) - mean) * scale, of shape (N, C, H, W) or (N, C, crop_size, crop_size);
+    ``top[1]``, if it is there, the labels, (N,). N is batch_size; a batch that meets the end goes on with the first
+    item. Encoded items (PNG, JPEG) come as B, G, R.
 
     data_param: source (folder), batch_size, backend (LMDB), rand_skip (0; start after a random number of items below
     it), prefetch (4 batches ahead; 0: none, no thread), shuffle (false; a new order in each pass), force_encoded_color.
 
     transform_param: scale (1), mirror (false; every second item on average), crop_size (0; at random in TRAIN, in the
-    middle in TEST), mean_file, mean_value (one, or one for each channel), force_color, force_gray (encoded items).
+    middle in TEST), resize_param (none; height and width of every item before it is cropped; interp_mode LINEAR or
+    NEAREST), mean_file, mean_value (one, or one for each channel), force_color, force_gray (encoded items).
 
     Sets below 512 MiB are decoded once and kept in memory. All draws depend on seed, layer name and position only.
 

@@ -47,7 +47,7 @@ class Eltwise(Layer):
                 self.fail(ShapeError, text)
         top[0].reshape(bottom[0].shape)
         if self.operation == "MAX":
-            self.winner = self.buffer("winner", bottom[0].shape, np.int32)
+            self.winner = self.buffer("winner", bottom[0].shape, np.int32, for_backward=True)
 
     def forward(self, bottom, top):
         n, y, launch = bottom[0].count, top[0].data_mem, self.ops.launch

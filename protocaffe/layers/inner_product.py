@@ -52,11 +52,16 @@ class InnerProduct(Layer):
         top[0].reshape(*bottom[0].shape[: self.first_axis], self.outputs)
 
     def forward(self, bottom, top):
-        m, n, k = self.rows, self.outputs, self.inputs
-        w, y = self.blobs[0].data_mem, top[0].data_mem
-        self.ops.gemm(False, not self.transpose, m, n, k, 1.0, bottom[0].data_mem, k, w, self._ld, 0.0, y, n)
+        m, n, y = self.rows, self.outputs, top[0].data_mem
+        self.product(self.ops, bottom[0].data_mem, y)
         if self.bias_term:
             self.ops.launch("bias_add_columns", m, n, self.blobs[1].data_mem, y, work=m * n)
+
+    def product(self, ops, x, y):
+        """Record y = x W' on ``ops``."""
+        m, n, k = self.rows, self.outputs, self.inputs
+        w = self.blobs[0].data_mem
+        ops.gemm(False, not self.transpose, m, n, k, 1.0, x, k, w, self._ld, 0.0, y, n)
 
     def backward(self, top, propagate_down, bottom):
         m, n, k = self.rows, self.outputs, self.inputs

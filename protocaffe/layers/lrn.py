@@ -45,7 +45,7 @@ class LRN(Layer):
             self.fail(ShapeError, f'bottom "{bottom[0].name}" must have 4 axes (N, C, H, W), got {bottom[0].shape}')
         n, c, h, w = bottom[0].shape
         top[0].reshape(bottom[0].shape)
-        self.scale = self.buffer("scale", bottom[0].shape)
+        self.scale = self.buffer("scale", bottom[0].shape, for_backward=True)
         #: name of the kernels, rows, and the arguments that give extents
         self.region, self.rows = "within", n * c
         self.extents: tuple[int, ...] = (h, w, self.half)

@@ -96,7 +96,7 @@ class Pooling(Layer):
         #: 2x2 windows at stride 2 that tile the plane have kernels of their own
         self.tiled = kernel == (2, 2) == self.stride and self.pad == (0, 0) and dims == [2 * o for o in out]
         if self.is_max:
-            self.index = self.buffer("index", top[0].shape, np.int32)
+            self.index = self.buffer("index", top[0].shape, np.int32, for_backward=True)
 
     def forward(self, bottom, top):
         x, y, count = bottom[0].data_mem, top[0].data_mem, top[0].count

@@ -46,14 +46,15 @@ class Scale(Layer):
         self.over = broadcast(self, bottom[0], g, self.param.scale_param.axis, self.own)
         top[0].reshape(bottom[0].shape)
 
-    def _input(self, bottom, top):
+    def input(self, bottom, top):
         """What backward reads: the bottom, or a copy of it where the top lies over it."""
-        return self.buffer("input", bottom[0].shape) if top[0] is bottom[0] else bottom[0].data_mem
+        inplace = top[0] is bottom[0]
+        return self.buffer("input", bottom[0].shape, for_backward=True) if inplace else bottom[0].data_mem
 
     def forward(self, bottom, top):
         x, g, over = bottom[0].data_mem, self.blobs[0] if self.own else bottom[1], self.over
         if top[0] is bottom[0]:
-            self.ops.launch("copy", bottom[0].count, x, self._input(bottom, top))
+            self.ops.launch("copy", bottom[0].count, x, self.input(bottom, top))
         b = self.blobs[-1].data_mem if self.bias_term else g.data_mem
         args = (over.inner, over.channels, x, g.data_mem, b, int(self.bias_term), top[0].data_mem)
         self.ops.launch_rows("scale_forward", over.outer * over.channels, *args)
@@ -67,7 +68,7 @@ class Scale(Layer):
             gradients.append((0, 1, self.blobs[-1].diff_mem))
         if gradients:
             partial = self.ops.scratch((2 * over.channels * over.chunks,))
-            x = self._input(bottom, top)
+            x = self.input(bottom, top)
             sums = (*over.extents, x, partial, 0, dy, partial)
             self.ops.launch_rows("channel_gradient_sums", over.channels * over.chunks, *sums)
             for which, add, out in gradients:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ..errors import NetError
 from . import legacy
+
+logger = logging.getLogger("protocaffe.net")
 
 _SOLVER_TYPES = {
     "SGD": "SGD",
@@ -16,12 +19,19 @@ _SOLVER_TYPES = {
     "ADAM": "Adam",
 }
 
+#: Dynamic Network Surgery's types: the plain type, the field of its options, the field of the surgery's own
+_SURGERY = {
+    "CConvolution": ("Convolution", "convolution_param", "cconvolution_param"),
+    "CInnerProduct": ("InnerProduct", "inner_product_param", "cinner_product_param"),
+}
+
 
 def upgrade_net(net: Any) -> Any:
     """A copy of a NetParameter in today's form.
 
     In Caffe's order: V0 layers to V1, transformation fields of data layers to ``transform_param``, V1 layers to
-    today's, ``input`` fields to an Input layer, and the learning rates of BatchNorm's three statistics to 0.
+    today's, ``input`` fields to an Input layer, and the learning rates of BatchNorm's three statistics to 0. Beyond
+    Caffe: the masked layers of Dynamic Network Surgery become the plain ones with masks.
 
     Raises
     ------
@@ -41,10 +51,37 @@ def upgrade_net(net: Any) -> Any:
     if out.input:
         out = _upgrade_inputs(out)
     for layer in out.layer:
+        if layer.type in _SURGERY:
+            _upgrade_surgery(layer)
         if layer.type == "BatchNorm" and len(layer.param) == 3:
             for param in layer.param:
                 param.lr_mult = param.decay_mult = 0.0
     return out
+
+
+def _upgrade_surgery(layer: Any) -> None:
+    """A layer of Dynamic Network Surgery as the plain layer with a mask.
+
+    Its mask fillers begin the masks; the schedule that changes masks in training (gamma, power, iter_stop, c_rate) is
+    not followed: masks stay as they are.
+    """
+    name = layer.type
+    layer.type, field, own = _SURGERY[name]
+    if not layer.HasField(own):
+        return
+    surgery = getattr(layer, own)
+    for kind in ("weight_mask_filler", "bias_mask_filler"):
+        filler = getattr(surgery, kind)
+        if not surgery.HasField(kind) or (filler.type == "constant" and filler.value == 1):
+            continue  # nothing is masked
+        if kind == "bias_mask_filler":
+            raise NetError(f'layer "{layer.name}" ({name}): a bias_mask_filler other than constant 1 is not supported')
+        getattr(layer, field).mask_filler.CopyFrom(filler)
+    layer.ClearField(own)
+    logger.info(
+        'layer "%s" (%s) is read as %s: its masks are kept, its schedule of surgery is not followed',
+        layer.name, name, layer.type,
+    )  # fmt: skip
 
 
 def _upgrade_v0(net: Any) -> Any:

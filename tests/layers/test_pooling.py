@@ -139,6 +139,25 @@ def test_tiles_of_any_extent(shape, real):
     assert (dx == wanted.reshape(shape)).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 20, 27), (1, 1, 3, 5000), (1, 2, 40, 3)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("real", ["float32", "float64"])
+def test_ties_and_infinities_in_overlapping_windows(shape, stride, real):
+    x = np.random.default_rng(stride).integers(0, 3, shape).astype(float)
+    x[..., ::2] -= 2
+    x[x < -1] = -np.inf
+    x[..., : shape[3] // 2] = -np.inf  # whole windows of it, at the padding too
+    options = {"kernel": 3, "stride": stride, "pad": 1}
+    text = layer(f"kernel_size: 3 pad: 1 stride: {stride}", ("y", "places"))
+    bench = Bench(text, {"x": shape}, get_backend("cpu", real))
+    got = bench.forward([x])
+    for one, wanted in zip(got, oracles.max_pooling(x, places=True, **options), strict=True):
+        assert (one == wanted).all()
+    dy = np.random.default_rng(1).integers(1, 9, got[0].shape).astype(float)
+    (dx,), _ = bench.backward([dy, 0 * dy], [True])
+    assert (dx == oracles.max_pooling_gradient([x], [dy], **options)[0]).all()
+
+
 def test_a_window_behind_the_input_gives_zero():
     text = layer("kernel_size: 1 stride: 4", ("y", "places"))
     bench = Bench(text, {"x": (1, 1, 3, 3)}, get_backend("cpu"))

@@ -136,3 +136,28 @@ def test_solver_types_that_differ():
 def test_nets_inside_a_solver():
     solver = parse_solver('net_param { layers { name: "a" type: RELU } } test_net_param { layers { type: TANH } }')
     assert solver.net_param.layer[0].type == "ReLU" and solver.test_net_param[0].layer[0].type == "TanH"
+
+
+SURGERY = """
+layer { name: "c" type: "CConvolution" bottom: "x" top: "c"
+        convolution_param { num_output: 2 kernel_size: 3 weight_filler { type: "xavier" } }
+        cconvolution_param { gamma: 0.0001 power: 1 c_rate: 4 iter_stop: 10000 WEIGHTS bias_mask_filler { value: 1 } } }
+layer { name: "i" type: "CInnerProduct" bottom: "c" top: "i" inner_product_param { num_output: 3 }
+        cinner_product_param { weight_mask_filler { type: "constant" value: 1 } } }
+layer { name: "plain" type: "CInnerProduct" bottom: "i" top: "p" inner_product_param { num_output: 3 } }
+"""
+
+
+def test_layers_of_dynamic_network_surgery_become_plain_ones_with_masks():
+    text = SURGERY.replace("WEIGHTS", 'weight_mask_filler { type: "uniform" min: -1 max: 0 }')
+    net = upgrade_net(parse_message(text, "NetParameter"))
+    assert [layer.type for layer in net.layer] == ["Convolution", "InnerProduct", "InnerProduct"]
+    assert net.layer[0].convolution_param.mask_filler.type == "uniform"
+    assert not net.layer[1].inner_product_param.HasField("mask_filler")
+    assert not any(layer.HasField("cconvolution_param") for layer in net.layer)
+
+
+def test_a_bias_mask_of_surgery_other_than_ones_is_refused():
+    text = SURGERY.replace("WEIGHTS", "").replace("bias_mask_filler { value: 1 }", "bias_mask_filler { value: 0 }")
+    with pytest.raises(NetError, match=r'layer "c" \(CConvolution\): a bias_mask_filler'):
+        upgrade_net(parse_message(text, "NetParameter"))

@@ -1,0 +1,119 @@
+"""Fusion: chains of layers that one set of calls computes, with fewer passes over memory.
+
+Fusion rewrites the plan, never the net. Every layer's own calls stay in the plan; where a run covers a whole chain, the
+chain's fused calls take their place (``Plan.fuse``). A run that stops inside a chain, hooks, ``debug_info`` and
+per-layer times use the layers' own calls. What must hold, so that both may be mixed at will:
+
+- every blob that can be read holds, after the fused calls, what the layers as written leave in it, to rounding;
+- fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there;
+- where a pass by the layers' own calls reads what fused calls do not leave, ``restore`` makes it up first.
+
+A chain is a run of consecutive layers, each reading the one before it and nothing else, and all but the first working
+in place, so that there is one blob and its last value is the chain's result. (Where an intermediate blob cannot be read
+at all, in a net that reuses memory, the layers need not work in place.)
+
+A pattern is one class (patterns.py). A backend names those it can use in ``Backend.patterns``, longest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from .blob import Blob
+    from .layer import Layer
+    from .plan import Recorder
+    from .wiring import Wire
+
+
+class Pattern:
+    """A chain of layer types. An instance belongs to one chain of a net: its layers, first bottoms and last top.
+
+    ``for_backward``: a backward pass of some of its layers may follow.
+    """
+
+    types: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob, for_backward: bool) -> None:
+        self.layers = list(layers)
+        self.bottom = list(bottom)
+        self.top = top
+        self.for_backward = for_backward
+
+    def fits(self) -> bool:
+        """Whether the layers' options are ones that the fused calls can do."""
+        return True
+
+    def forward(self, ops: Recorder) -> None:
+        """Record the chain's forward pass."""
+        raise NotImplementedError
+
+    def restore(self, ops: Recorder) -> None:
+        """Record what the layers' own calls would have left beside, and a backward pass by them reads."""
+
+    def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
+        """Record the chain's backward pass; False, and nothing recorded, if the layers' own calls are to do it.
+
+        Asked only where all layers have a backward pass.
+        """
+        return False
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers ``first`` to ``last`` of a net and the pattern that fits them."""
+
+    first: int
+    last: int
+    pattern: Pattern
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers."""
+        return tuple(range(self.first, self.last + 1))
+
+
+def find_chains(
+    wires: Sequence[Wire],
+    blobs: Mapping[str, Blob],
+    patterns: Sequence[type[Pattern]],
+    hidden: Callable[[str], bool] = lambda name: False,
+    backward: bool = True,
+) -> list[Chain]:
+    """The chains of a net, none overlapping; at each layer the first pattern that fits.
+
+    ``hidden``: blobs that cannot be read after the pass, so that a chain may leave them out; ``backward``: whether
+    there can be backward passes.
+    """
+    chains: list[Chain] = []
+    at = 0
+    while at < len(wires):
+        for pattern in patterns:
+            part = wires[at : at + len(pattern.types)]
+            if not _matches(part, pattern.types, hidden):
+                continue
+            layers: list[Layer] = [wire.layer for wire in part]
+            for_backward = backward and any(wire.need_backward for wire in part)
+            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]], for_backward)
+            if found.fits():
+                chains.append(Chain(at, at + len(part) - 1, found))
+                at += len(part) - 1
+                break
+        at += 1
+    return chains
+
+
+def _matches(part: Sequence[Wire], types: Sequence[str], hidden: Callable[[str], bool]) -> bool:
+    if tuple(wire.layer.type for wire in part) != tuple(types):
+        return False
+    if any(len(wire.tops) != 1 for wire in part):
+        return False
+    for before, wire in pairwise(part):
+        if wire.bottoms != before.tops:
+            return False
+        if wire.tops != wire.bottoms and not hidden(wire.bottoms[0]):
+            return False
+    return True

@@ -1,0 +1,224 @@
+"""Weights and states in HDF5: round trips, Caffe's layout, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+import protocaffe
+from protocaffe.errors import FileFormatError, ProtocaffeError, WeightsError
+from protocaffe.io import hdf5, parse_net, schema
+from protocaffe.io.solverstate import SolverState
+from tests.support.goldens import GOLDENS
+
+NET = """
+layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 9 } } }
+layer { name: "block/one" type: "InnerProduct" bottom: "x" top: "one" param { name: "w" }
+        inner_product_param { num_output: 9 weight_filler { type: "xavier" } } }
+layer { name: "act" type: "ReLU" bottom: "one" top: "one" }
+layer { name: "two" type: "InnerProduct" bottom: "one" top: "two" param { name: "w" }
+        inner_product_param { num_output: 9 weight_filler { type: "xavier" } bias_filler { value: 3 } } }
+layer { name: "three" type: "InnerProduct" bottom: "two" top: "three" param { name: "w" }
+        inner_product_param { num_output: 9 bias_term: false } }
+"""
+
+
+def make(seed=1, text=NET):
+    return protocaffe.Net(parse_net(text), seed=seed)
+
+
+def listing(path):
+    out = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, o: out.update({name: (getattr(o, "shape", None), str(getattr(o, "dtype", "")))}))
+    return out
+
+
+@pytest.mark.parametrize("write_diff", [False, True])
+def test_weights_and_masks_come_back(tmp_path, write_diff):
+    net, other = make(), make(2)
+    blob = net.params["two"][0]
+    blob.mask = np.random.default_rng(0).random(blob.shape) > 0.7
+    net.params["two"][1].diff[...] = 5
+    net.save(tmp_path / "a.caffemodel.h5", write_diff)
+    other.copy_from(tmp_path / "a.caffemodel.h5")
+    for name, blobs in net.params.items():
+        for a, b in zip(blobs, other.params[name], strict=True):
+            np.testing.assert_array_equal(a.data.view(np.uint32), b.data.view(np.uint32))
+            assert (a.mask is None) == (b.mask is None)
+    np.testing.assert_array_equal(other.params["block/one"][0].mask, blob.mask)
+    stored = {w.name: w for w in hdf5.read_weights(tmp_path / "a.caffemodel.h5")}
+    assert [d is not None for d in stored["two"].diffs] == [False, write_diff]
+
+
+def test_the_layout_is_caffes_and_masks_lie_beside_it(tmp_path):
+    """A group for every layer; a shared parameter once, with its owner; masks where Caffe does not look."""
+    net = make()
+    net.save_hdf5(tmp_path / "a.h5")
+    groups = {"data", "data/in", "data/act", "data/block", "data/block/one", "data/two", "data/three"}
+    found = listing(tmp_path / "a.h5")
+    assert {name for name, (shape, _) in found.items() if shape is None} == groups
+    assert {name: shape for name, (shape, _) in found.items() if shape is not None} == {
+        "data/block/one/0": (9, 9), "data/block/one/1": (9,), "data/two/1": (9,),
+    }  # fmt: skip
+    net.params["two"][1].mask = np.arange(9) > 3
+    net.save_hdf5(tmp_path / "b.h5")
+    assert set(listing(tmp_path / "b.h5")) - set(found) == {"mask", "mask/two", "mask/two/1"}
+
+
+@pytest.mark.parametrize("case", ["solver_adam_inv_itersize_h5", "solver_sgd_multistep_h5"])
+def test_what_is_written_has_the_members_and_types_of_caffes_own_snapshot(tmp_path, monkeypatch, case):
+    for folder in (case, "solver_data"):
+        shutil.copytree(GOLDENS / "files" / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path / case)
+    text = (tmp_path / case / "solver.prototxt").read_text()
+    (tmp_path / case / "solver.prototxt").write_text(text.replace('prefix: "snap"', 'prefix: "mine"'))
+    solver = protocaffe.get_solver("solver.prototxt")
+    solver.restore("snap_iter_5.solverstate.h5")
+    model, state = solver.snapshot()
+    solver.close()
+    mine, theirs = listing(model), listing("snap_iter_5.caffemodel.h5")
+    assert mine == theirs
+    mine, theirs = listing(state), listing("snap_iter_5.solverstate.h5")
+    assert mine.pop("learned_net")[0] == theirs.pop("learned_net")[0] == ()
+    assert {name for name in mine if not name.startswith("protocaffe")} == set(theirs)
+    assert all(mine[name] == theirs[name] for name in theirs)
+    with h5py.File(state) as file:
+        assert file["learned_net"].dtype.itemsize == len(model) + 1  # with the zero that Caffe needs
+
+
+def test_states_come_back(tmp_path):
+    resume = schema.ResumeState(seed=2**63 + 5, forward_count=7, type="Adam")
+    history = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4), np.float32), np.float32(3).reshape(())]
+    hdf5.write_state(tmp_path / "s.h5", SolverState(12, "weights é.h5", 3, history, resume))
+    state = hdf5.read_state(tmp_path / "s.h5")
+    assert (state.iter, state.learned_net, state.current_step) == (12, "weights é.h5", 3)
+    assert state.resume == resume
+    for a, b in zip(history, state.history, strict=True):
+        np.testing.assert_array_equal(a, b)
+    hdf5.write_state(tmp_path / "s.h5", SolverState(1, "", 0, []))
+    assert hdf5.read_state(tmp_path / "s.h5").resume is None
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    net = make()
+    net.save_hdf5(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["data/two/1"]
+        file["data/two/1"] = np.zeros(4, np.float32)
+    with pytest.raises(WeightsError, match=r'a.h5": layer "two" \(InnerProduct\): parameter 1 must have shape \(9,\)'):
+        make().copy_from(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["data/block/one/0"]
+    with pytest.raises(WeightsError, match=r'layer "block/one" .* the file holds no parameter 0'):
+        make().copy_from(tmp_path / "a.h5")
+
+
+def outside(file, folder):
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["secret"] = np.ones((9, 9), np.float32)
+    file["data/two/0"] = h5py.ExternalLink(str(folder / "other.h5"), "secret")
+
+
+def soft(file, folder):
+    file["data/two/0"] = h5py.SoftLink("/data/block/one/0")
+
+
+def in_another_file(file, folder):
+    (folder / "raw.bin").write_bytes(bytes(324))
+    file.create_dataset("data/two/0", (9, 9), "f4", external=[(str(folder / "raw.bin"), 0, 324)])
+
+
+def virtual(file, folder):
+    layout = h5py.VirtualLayout((9, 9), "f4")
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "secret", (9, 9))
+    file.create_virtual_dataset("data/two/0", layout)
+
+
+def huge(file, folder):
+    file.create_dataset("data/two/0", (1 << 20, 1 << 19), "f4", chunks=(1024, 1024), compression="gzip")
+
+
+def deep(file, folder):
+    file.create_group("data/" + "/".join("abcdefghijklmnopqrstuvwxyz"))
+
+
+BROKEN = {
+    "a link to another file": (outside, "data/two/0\" is a link to another place"),
+    "a link inside": (soft, "is a link to another place"),
+    "values in another file": (in_another_file, "has its values in another file"),
+    "a virtual data set": (virtual, "has its values in another file"),
+    "a size that is not there": (huge, "should hold 2199023255552 bytes, 0 are stored"),
+    "text for numbers": (lambda f, _: f.create_dataset("data/two/0", data="text"), "must be a data set of floats"),
+    "a name": (lambda f, _: f.create_dataset("data/two/x", data=1.0), "neither a group nor a data set"),
+    "a far blob": (lambda f, _: f.create_dataset("data/two/9999", data=1.0), '"/data/two" has a blob 9999'),
+    "a mask of another shape": (lambda f, _: f.create_dataset("mask/two/1", data=np.ones(3, bool)), "have the shape"),
+    "a mask of floats": (lambda f, _: f.create_dataset("mask/two/1", data=np.ones(9)), "data set of integers"),
+    "nested groups": (deep, "nested too deeply"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_file_that_reaches_out_or_lies_is_refused(tmp_path, what):
+    change, match = BROKEN[what]
+    net = make()
+    net.save_hdf5(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        change(file, tmp_path)
+    with pytest.raises(FileFormatError, match=match):
+        make().copy_from(tmp_path / "a.h5")
+
+
+def test_what_is_no_weights_and_no_state_is_named(tmp_path):
+    (tmp_path / "text.h5").write_text("data")
+    for read in (hdf5.read_weights, hdf5.read_state):
+        with pytest.raises(FileFormatError, match=r'text\.h5" is no HDF5 file'):
+            read(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(FileFormatError, match='it has no group "/data"'):
+        hdf5.read_weights(tmp_path / "empty.h5")
+    with pytest.raises(FileFormatError, match='no "/iter" and no "/history"'):
+        hdf5.read_state(tmp_path / "empty.h5")
+    with pytest.raises(FileNotFoundError):
+        make().copy_from(tmp_path / "gone.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [("iter", np.array([-1], np.int32), "must be one number from 0"), ("iter", np.arange(3), "must be one number"),
+     ("history/1", np.ones(2, np.float32), "must hold 0, 1, 2"), ("iter", np.float32(1), "data set of integers"),
+     ("protocaffe/resume", np.full(5, 255, np.uint8), "resume\" is damaged")],
+)  # fmt: skip
+def test_impossible_states_are_refused(tmp_path, name, value, match):
+    hdf5.write_state(
+        tmp_path / "s.h5", SolverState(1, "x", 0, [np.ones(2, np.float32)] * 3, schema.ResumeState(seed=1))
+    )
+    with h5py.File(tmp_path / "s.h5", "a") as file:
+        del file[name]
+        if "history" not in name:
+            file[name] = value
+    with pytest.raises(FileFormatError, match=match):
+        hdf5.read_state(tmp_path / "s.h5")
+
+
+def test_damaged_files_end_in_an_error_or_are_read(tmp_path):
+    """Truncated everywhere, a bit turned at many places: never anything but our own error."""
+    make().save_hdf5(tmp_path / "a.h5")
+    content = (tmp_path / "a.h5").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    cases = [content[:n] for n in rng.integers(0, len(content), 60)]
+    for at in rng.integers(0, len(content), 150):
+        cases.append(content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :])
+    for case in cases:
+        (tmp_path / "b.h5").write_bytes(case)
+        try:
+            make().load_hdf5(tmp_path / "b.h5")
+        except ProtocaffeError as error:
+            assert "b.h5" in str(error)
+            refused += 1
+    assert refused >= 60
