@@ -1,4 +1,7 @@
-"""Layers with every number in their prototxt replaced by odd ones: they run, or end in an error that names the layer or blob."""
+"""Every number in the prototxt of every layer replaced by odd ones.
+
+The layer runs, or ends in an error that names it, or the blob.
+"""
 
 from __future__ import annotations
 
