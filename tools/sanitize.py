@@ -22,8 +22,9 @@ import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/layers", "--ignore=tests/layers/test_data_layers.py", "tests/backends", "tests/test_kernels.py", "tests/test_check_layer.py",
-         "tests/test_elementwise_kernels.py", "tests/test_update_kernels.py"]  # fmt: skip
+TESTS = """tests/layers --ignore=tests/layers/test_data_layers.py tests/backends tests/test_kernels.py
+    tests/test_check_layer.py tests/test_elementwise_kernels.py tests/test_update_kernels.py
+    tests/test_any_parameter.py""".split()
 
 
 def pytest_configure(config) -> None:
