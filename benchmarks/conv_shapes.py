@@ -46,7 +46,9 @@ class Layer(NamedTuple):
 
     def __str__(self) -> str:
         extra = f" g{self.group}" if self.group > 1 else ""
-        return f"{self.kernel}x{self.kernel}/{self.stride} p{self.pad}{extra} {self.channels}->{self.filters} @{self.size}"
+        return (
+            f"{self.kernel}x{self.kernel}/{self.stride} p{self.pad}{extra} {self.channels}->{self.filters} @{self.size}"
+        )
 
 
 CONVOLUTIONS = {
@@ -161,7 +163,10 @@ class Torch:
         """Forward, input gradient, weight gradient."""
         import torch
 
-        x, w = torch.rand(batch, v.channels, v.size, v.size), torch.rand(v.filters, v.channels // v.group, v.kernel, v.kernel)
+        x, w = (
+            torch.rand(batch, v.channels, v.size, v.size),
+            torch.rand(v.filters, v.channels // v.group, v.kernel, v.kernel),
+        )
         b, dy = torch.rand(v.filters), torch.rand(batch, v.filters, v.out, v.out)
         window = ([v.stride] * 2, [v.pad] * 2, [1, 1])
 

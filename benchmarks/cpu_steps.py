@@ -166,7 +166,9 @@ def main() -> None:
     rows = []
     for name in args.nets:
         rows.append(compare(name, args))
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+        print(
+            "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()), flush=True
+        )
     if args.json:
         result = {
             "benchmark": "cpu_steps", "date": datetime.date.today().isoformat(), "processor": processor(),

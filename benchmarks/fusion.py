@@ -82,6 +82,7 @@ NETS = {
     "resnet18_fashion_mnist, train": ("train_val", 16, TRAIN),
     "resnet18_fashion_mnist, test": ("deploy", 16, TEST),
     "resnet50, test": ("deploy", 2, TEST),
+    "mobilenet_v1, test": ("deploy", 4, TEST),
     "vgg16, test": ("deploy", 1, TEST),
     "mnist_cnn, train": ("train_val", 128, TRAIN),
 }
