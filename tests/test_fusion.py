@@ -218,6 +218,34 @@ def test_chains_agree_to_rounding(name, phase, way):
     same(plain, fused)
 
 
+FOLDED = {
+    "norm, scale, relu": (normed(), ["c", "n", "s", "r"]),
+    "norm and scale": (normed(tail=scale("s", "c", "c")), ["c", "n", "s"]),
+    "norm and relu": (normed(tail=relu("r", "c", "c")), ["c", "n", "r"]),
+    "scale without bias": (normed(tail=scale("s", "c", "c", "") + relu("r", "c", "c")), ["c", "n", "s", "r"]),
+    "no bias": (normed(head=conv("c", "data", "c", "bias_term: false")), ["c", "n", "s", "r"]),
+    "groups": (normed(head=conv("c", "data", "c", "group: 2")), ["c", "n", "s", "r"]),
+    "by im2col": (normed(head=conv("c", "data", "c", "force_nd_im2col: true")), ["c", "n", "s", "r"]),
+    "larger weights": (normed(shape=(1, 4, 5, 6)), ["n", "s", "r"]),
+    "leaky": (normed(tail=scale("s", "c", "c") + relu("r", "c", "c", 0.2)), ["c", "n", "s"]),
+    "statistics of the batch": (normed("use_global_stats: false"), ["n", "s", "r"]),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_norms_go_into_the_weights_where_no_backward_pass_can_come(name):
+    text, chain = FOLDED[name]
+    plain, fused = pair(text, TEST)
+    assert fused.fused_layers() == [chain]
+    for seed in (1, 2):
+        for net in (plain, fused):
+            spread(seed, net)
+            net.forward()
+            net.params["c"][0].data[...] *= 2  # weights may change between passes
+        same(plain, fused)
+    np.testing.assert_array_equal(fused.params["c"][0].data, plain.params["c"][0].data)
+
+
 @pytest.mark.parametrize("way", ["whole", ("whole", "steps"), ("steps", "whole")], ids=str)
 @pytest.mark.parametrize("name", FREEZING)
 def test_frozen_parameters(name, way):
