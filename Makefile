@@ -1,6 +1,6 @@
 # make demo    set up, install, fetch MNIST, train, prune, fine-tune, test LeNet; prints a table and a line of JSON
 # make test    set up with the test tools, then run every test and doctest
-# make lint types kernels docs bench wheel
+# make lint types kernels docs bench sanitize wheel
 # The virtual environment is .venv; choose another with VENV=..., another Python with PYTHON=...
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find protocaffe kernels proto models setup.py pyproject.toml -type f -not -path '*/__pycache__/*' \
 	-not -path 'protocaffe/_build/*' -not -path 'protocaffe/_share/*' 2>/dev/null)
 
-.PHONY: demo test lint types kernels docs bench wheel ci clean
+.PHONY: demo test lint types kernels docs bench sanitize wheel ci clean
 
 demo: $(VENV)/.installed
 	$(BIN)/protocaffe demo
@@ -30,6 +30,9 @@ kernels:
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	$(BIN)/sphinx-build -q -W --keep-going -b doctest docs docs/_build/doctest
+
+sanitize: $(VENV)/.test
+	$(BIN)/python tools/sanitize.py $(SANITIZE_ARGS)
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/cpu_steps.py

@@ -30,6 +30,13 @@ doctest_test_doctest_blocks = ""
 trim_doctest_flags = True
 
 
+def escaped(line: str) -> str:
+    """A line of a docstring with |x| as mathematics and not as a substitution; code stays as it is."""
+    if line.startswith("    "):
+        return line
+    return "``".join(part if i % 2 else part.replace("|", "\\|") for i, part in enumerate(line.split("``")))
+
+
 def layers_page() -> str:
     """One entry for each layer type, from its docstring."""
     from protocaffe.layer import layer_types
@@ -37,7 +44,8 @@ def layers_page() -> str:
     types = {n: c for n, c in sorted(layer_types().items()) if c.__module__.startswith("protocaffe.layers")}
     out = ["Layers", "======", "", f"{len(types)} layer types, in the order of their names.", ""]
     for name, cls in types.items():
-        out += [name, "-" * len(name), "", inspect.cleandoc(cls.__doc__ or ""), ""]
+        text = inspect.cleandoc(cls.__doc__ or "")
+        out += [name, "-" * len(name), "", *map(escaped, text.splitlines()), ""]
     return "\n".join(out)
 
 
@@ -65,10 +73,10 @@ def steps_table() -> str:
     head = ["net", "batch", "protocaffe, ms", "PyTorch, ms", "ratio of times", "peak memory, MB", "PyTorch's, MB"]
     rows = [head, ["---"] * len(head)]
     for row in result["rows"]:
-        memory = [f"{row[key]:,.0f}" if key in row else "" for key in ("ours_peak_mb", "torch_peak_mb")]
+        memory = [f"{row[key]:,.0f}" if key in row else "" for key in ("ours_mb", "torch_mb")]
         times = [f"{row['ours_ms']:.1f}", f"{row['torch_ms']:.1f}", f"{row['ratio']:.2f}"]
         rows.append([row["net"], str(row["batch"]), *times, *memory])
-    machine = ", ".join(str(result[key]) for key in ("cpu", "date") if key in result)
+    machine = ", ".join(str(result[key]) for key in ("processor", "date") if key in result)
     where = f"{result['threads']} threads{', ' + machine if machine else ''}; medians of {result['rounds']} rounds"
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{where}.\n"
 

@@ -22,6 +22,7 @@ from .lr_policies import learning_rate
 from .memory import Memory
 from .net import Net
 from .pycaffe import PycaffeSolver, fresh_seed
+from .scoring import Scoring, number
 from .snapshots import Snapshots
 
 logger = logging.getLogger("protocaffe.solver")
@@ -32,16 +33,7 @@ CLIP_PIECES = 64
 _registry: dict[str, type[Solver]] = {}
 
 
-def number(value: float) -> str:
-    """A number as C++ streams print it: six digits, no trailing zeros.
-
-    >>> number(0.1), number(1e-07), number(87.33654), number(float("nan"))
-    ('0.1', '1e-07', '87.3365', 'nan')
-    """
-    return f"{value:.6g}"
-
-
-class Solver(PycaffeSolver, Snapshots):
+class Solver(PycaffeSolver, Scoring, Snapshots):
     """Trains a net as a SolverParameter says. Use a subclass, or get_solver, which picks it by ``type``.
 
     Parameters
@@ -346,17 +338,6 @@ class Solver(PycaffeSolver, Snapshots):
         )  # fmt: skip
         self._log_outputs("Train", self.net, {name: self.net.blobs[name].data for name in self.net.outputs})
 
-    @staticmethod
-    def _log_outputs(which: str, net: Net, outputs: dict[str, np.ndarray]) -> None:
-        line = 0
-        weights = net.blob_loss_weights
-        for name, values in outputs.items():
-            weight = weights[name]
-            for value in np.ravel(values):
-                extra = f" (* {number(weight)} = {number(weight * float(value))} loss)" if weight else ""
-                logger.info("    %s net output #%d: %s = %s%s", which, line, name, number(float(value)), extra)
-                line += 1
-
     def solve(self, resume_file: str | os.PathLike | None = None) -> None:
         """Train to ``max_iter``, from a solver state if one is given, with the final snapshot and test."""
         p = self.param
@@ -380,42 +361,6 @@ class Solver(PycaffeSolver, Snapshots):
         if p.test_interval and self.iter % p.test_interval == 0:
             self.test_all()
         logger.info("Optimization Done.")
-
-    # -------------------------------------------------------------------------------------------------------- testing
-    def test_all(self) -> None:
-        """Run every test net; no parameter, mask or history changes."""
-        for index in range(len(self.test_nets)):
-            if self._stopped:
-                return
-            self.test(index)
-
-    def test(self, index: int = 0) -> dict[str, np.ndarray]:
-        """Mean outputs of test net ``index`` over its ``test_iter`` batches."""
-        logger.info("Iteration %d, Testing net (#%d)", self.iter, index)
-        net, batches = self.test_nets[index], self.param.test_iter[index]
-        sums: dict[str, np.ndarray] = {}
-        loss = 0.0
-        for _ in range(batches):
-            wanted = self.action()
-            while wanted is not None and not self._stopped:
-                if wanted == "snapshot":
-                    self.snapshot()
-                self._stopped = wanted == "stop"
-                wanted = self.action()
-            if self._stopped:
-                logger.info("Test interrupted.")
-                return {}
-            net.run_forward()
-            loss += net.loss()
-            for name in net.outputs:
-                values = net.blobs[name].data.astype(np.float64)
-                sums[name] = sums[name] + values if name in sums else values
-        if self.param.test_compute_loss:
-            logger.info("Test loss: %s", number(loss / batches))
-        means = {name: values / batches for name, values in sums.items()}
-        self.test_scores[index] = means
-        self._log_outputs("Test", net, means)
-        return means
 
     def close(self) -> None:
         """Let go of the nets' files and threads."""

@@ -3,7 +3,7 @@
 
     python tools/sanitize.py [--isa v4|v3|base] [pytest arguments]
 
-Without arguments the tests of layers, kernels and the CPU's core run. The libraries go to protocaffe/_build/sanitized
+Without names of tests those of layers, kernels and the CPU's core run. The libraries go to protocaffe/_build/sanitized
 (PROTOCAFFE_SANITIZE in backends/build.py). Blobs get memory of exactly their size, so that one element past the end is
 seen. A finding does not end the run: all are printed at the end, and the exit code is 1 if there are any. Leaks are
 not looked for: the interpreter has many of its own.
@@ -22,8 +22,9 @@ import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/layers", "tests/backends", "tests/test_kernels.py", "tests/test_check_layer.py",
-         "tests/test_elementwise_kernels.py", "tests/test_update_kernels.py"]  # fmt: skip
+TESTS = """tests/layers --ignore=tests/layers/test_data_layers.py tests/backends tests/test_kernels.py
+    tests/test_check_layer.py tests/test_elementwise_kernels.py tests/test_update_kernels.py
+    tests/test_any_parameter.py""".split()
 
 
 def pytest_configure(config) -> None:
@@ -62,7 +63,8 @@ def main() -> int:
     """Run pytest in a child process, print what the sanitizers found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", help="instruction-set level of the float kernels (default: this machine's best)")
-    args, tests = parser.parse_known_args()
+    args, more = parser.parse_known_args()
+    tests = [] if any(not arg.startswith("-") for arg in more) else TESTS
     with tempfile.TemporaryDirectory(prefix="protocaffe-sanitize-") as folder:
         log = f"log_path={folder}/log"
         env = os.environ | {
@@ -74,7 +76,7 @@ def main() -> int:
         if args.isa:
             env["PROTOCAFFE_ISA"] = args.isa
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tools.sanitize", "-p", "no:cacheprovider"]
-        code = subprocess.run([*command, *(tests or TESTS)], cwd=ROOT, env=env).returncode
+        code = subprocess.run([*command, *tests, *more], cwd=ROOT, env=env).returncode
         found = "".join(path.read_text(errors="replace") for path in sorted(Path(folder).iterdir()))
     count = len(re.findall(r"ERROR: AddressSanitizer|runtime error:", found))
     print(found, end="")

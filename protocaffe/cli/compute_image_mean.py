@@ -6,7 +6,7 @@ import click
 
 from protocaffe.cli.common import CaffeCommand
 from protocaffe.cli.data import reporting
-from protocaffe.solver import number
+from protocaffe.scoring import number
 
 
 @click.command("compute_image_mean", cls=CaffeCommand, short_help="The mean image of an LMDB, as a .binaryproto.")

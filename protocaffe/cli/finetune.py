@@ -12,7 +12,7 @@ from protocaffe.cli.glog import log_lines
 from protocaffe.cli.session import Job, open_solver
 from protocaffe.cli.train import EFFECTS, run
 from protocaffe.lr_policies import learning_rate
-from protocaffe.solver import number
+from protocaffe.scoring import number
 
 
 def announcement(solver: Any, job: Job) -> str:

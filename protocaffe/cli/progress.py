@@ -64,7 +64,7 @@ def training(solver: Any, title: str) -> Iterator[None]:
     if not on_terminal():
         yield
         return
-    from protocaffe.solver import number
+    from protocaffe.scoring import number
 
     images = images_per_iteration(solver)
     start, first = time.monotonic(), solver.iter

@@ -11,7 +11,7 @@ import click
 
 from protocaffe.cli.common import CaffeCommand, device_options, state_options
 from protocaffe.cli.glog import log_lines
-from protocaffe.solver import number
+from protocaffe.scoring import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -58,10 +58,10 @@ def _reading(path: str | os.PathLike[str], what: str) -> Iterator[h5py.File]:
     except FileFormatError:
         raise
     except _Damage as error:
-        raise FileFormatError(f'"{name}" is not a valid {what}: {error}') from error
+        raise FileFormatError(f'"{name}" is not a valid {what} in HDF5: {error}') from error
     except (OSError, RuntimeError, KeyError, ValueError, OverflowError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())
-        raise FileFormatError(f'"{name}" is not a valid {what}: it cannot be read ({reason})') from error
+        raise FileFormatError(f'"{name}" is not a valid {what} in HDF5: it cannot be read ({reason})') from error
 
 
 def _member(group: Any, name: str) -> Any:
@@ -144,7 +144,7 @@ def read_weights(path: str | os.PathLike[str]) -> list[LayerWeights]:
         count = max(found, default=-1) + 1
         if count > len(found) + 64:
             raise FileFormatError(
-                f'"{os.fspath(path)}" is not a valid caffemodel: "/data/{name}" has a blob {count - 1}'
+                f'"{os.fspath(path)}" is not a valid caffemodel in HDF5: "/data/{name}" has a blob {count - 1}'
             )
         blobs: list[Any] = [found.get(i) for i in range(count)]
         blobs = [None if b is None else b.astype(np.float32, copy=False) for b in blobs]
@@ -152,7 +152,7 @@ def read_weights(path: str | os.PathLike[str]) -> list[LayerWeights]:
         for i, (blob, mask) in enumerate(zip(blobs, keep, strict=True)):
             if mask is not None and (blob is None or mask.shape != blob.shape):
                 text = f'"/mask/{name}/{i}" must have the shape of "/data/{name}/{i}", got {mask.shape}'
-                raise FileFormatError(f'"{os.fspath(path)}" is not a valid caffemodel: {text}')
+                raise FileFormatError(f'"{os.fspath(path)}" is not a valid caffemodel in HDF5: {text}')
         own = diffs.get(name, {})
         masked = [None if m is None else m != 0 for m in keep]
         layers.append(LayerWeights(name, "", blobs, masked, [own.get(i) for i in range(count)]))

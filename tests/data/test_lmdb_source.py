@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import lmdb
 import numpy as np
 import pytest
@@ -46,6 +49,20 @@ def test_writer_grows_and_leaves_nothing_behind_on_failure(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["db"]
     with pytest.raises(DataError, match="there already"):
         write_lmdb(tmp_path / "db", [])
+
+
+def test_a_killed_writer_leaves_nothing_half(tmp_path):
+    code = (
+        "import os, signal, sys; from protocaffe.data.lmdb_source import LmdbWriter\n"
+        "with LmdbWriter(sys.argv[1]) as writer:\n"
+        "    [writer.put(bytes(99)) for _ in range(2500)]; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "db")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".db.") and left.name.endswith(".tmp")
+    assert write_lmdb(tmp_path / "db", [b"a"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]
+    assert [path.name for path in (tmp_path / "db").iterdir()] == ["data.mdb"]
 
 
 def truncate(path):
