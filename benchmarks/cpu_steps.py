@@ -8,9 +8,9 @@ in both memory layouts and its faster one is taken. Memory is the largest reside
     python benchmarks/cpu_steps.py [--nets lenet ...] [--rounds 7] [--threads 2] [--torch-python PATH] [--json FILE]
 
 Without PyTorch only our side is timed. ``load`` is the mean of the machine's load average before the children started;
-up to the number of threads it is this benchmark itself. Beyond that, wall times say more about the neighbours than about
-the code (PyTorch's threads spin, which suffers most): then use ``--threads 1`` and ``cpu_ratio``, the ratio of processor
-times.
+up to the number of threads it is this benchmark itself. Beyond that, wall times say more about the neighbours than
+about the code (PyTorch's threads spin, which suffers most): then use ``--threads 1`` and ``cpu_ratio``, the ratio of
+processor times.
 """
 
 from __future__ import annotations

@@ -21,36 +21,52 @@ DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
 
 #if !ON_GPU
 #define NO_PLACE 0x7fffffff
+#define WHOLE(n) (((n) + 7) / 8 * 8)  // loops over whole vectors, where what lies behind the end may be touched
 
 // One plane on the CPU, a row of windows at a time: maxima of columns, then of each window's columns, in vector loops.
 // Columns outside the plane hold -infinity, which loses to all that have a place.
 static void max_rows(const pool2d& s, const store* x, store* y, int* index) {
   const int wide = (s.ow - 1) * s.sw + s.kw, first = s.pw, count = (s.w < wide - s.pw ? s.w : wide - s.pw);
-  real top[STRIP], best[STRIP];
-  int at[STRIP], place[STRIP];
+  const int half = WHOLE((wide + 1) / 2);
+  real top[STRIP + 16], best[STRIP + 8], sorted[STRIP + 32];
+  int at[STRIP + 16], place[STRIP + 8], sorted_at[STRIP + 32];
+  for (int j = wide; j < wide + 16; ++j) top[j] = 0, at[j] = 0;
   for (int oy = 0; oy < s.oh; ++oy) {
     const int y0 = oy * s.sh - s.ph;
     const int ya = y0 > 0 ? y0 : 0, yb = y0 + s.kh < s.h ? y0 + s.kh : s.h;
     if (oy == 0 || ya >= yb) FOR_EACH_LANE(j, wide) top[j] = real(-__builtin_inf()), at[j] = NO_PLACE;
     for (int iy = ya; iy < yb; ++iy) {
       const store* row = x + iy * s.w;
-      FOR_EACH_LANE(j, count) {
+      const bool behind = first + count == wide && iy * s.w + WHOLE(count) <= s.h * s.w;
+      FOR_EACH_LANE(j, behind ? WHOLE(count) : count) {
         const real v = row[j], old = top[first + j];
         const bool take = iy == ya || beats(v, old);
         top[first + j] = take ? v : old;
         at[first + j] = take ? iy * s.w + int(j) : at[first + j];
       }
     }
-    FOR_EACH_LANE(o, s.ow) best[o] = top[o * s.sw], place[o] = at[o * s.sw];
-    for (int k = 1; k < s.kw; ++k) {
-      if (s.sw == 2)  // a known stride is shuffles, any other one scalar loads
-        FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[2 * o + k], at[2 * o + k], best[o], place[o]);
-      else if (s.sw == 1)
-        FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[o + k], at[o + k], best[o], place[o]);
-      else
-        FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[o * s.sw + k], at[o * s.sw + k], best[o], place[o]);
+    if (s.sw == 2) {  // even and odd columns apart: then every column of the windows is a stretch
+      FOR_EACH_LANE(o, half) {
+        sorted[o] = top[2 * o], sorted_at[o] = at[2 * o];
+        sorted[half + o] = top[2 * o + 1], sorted_at[half + o] = at[2 * o + 1];
+      }
+      FOR_EACH_LANE(o, WHOLE(s.ow)) best[o] = sorted[o], place[o] = sorted_at[o];
+      for (int k = 1; k < s.kw; ++k) {
+        const real* v = sorted + k % 2 * half + k / 2;
+        const int* i = sorted_at + k % 2 * half + k / 2;
+        FOR_EACH_LANE(o, WHOLE(s.ow)) max2_pick(best[o], place[o], v[o], i[o], best[o], place[o]);
+      }
+    } else {
+      FOR_EACH_LANE(o, s.ow) best[o] = top[o * s.sw], place[o] = at[o * s.sw];
+      for (int k = 1; k < s.kw; ++k) {
+        if (s.sw == 1)
+          FOR_EACH_LANE(o, WHOLE(s.ow)) max2_pick(best[o], place[o], top[o + k], at[o + k], best[o], place[o]);
+        else
+          FOR_EACH_LANE(o, s.ow) max2_pick(best[o], place[o], top[o * s.sw + k], at[o * s.sw + k], best[o], place[o]);
+      }
     }
-    FOR_EACH_LANE(o, s.ow) {
+    const bool behind = oy * s.ow + WHOLE(s.ow) <= s.oh * s.ow;
+    FOR_EACH_LANE(o, behind ? WHOLE(s.ow) : s.ow) {
       y[oy * s.ow + o] = place[o] == NO_PLACE ? real(0) : best[o];
       index[oy * s.ow + o] = place[o] == NO_PLACE ? -1 : place[o];
     }
