@@ -115,7 +115,8 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self._watched = [*self.blobs.values(), *(blob for layer in self.layers for blob in layer.blobs)]
         self._dynamic = [i for i, layer in enumerate(self.layers) if layer.dynamic_tops]
         self._count_random = self.phase == TRAIN and any(layer.uses_random for layer in self.layers)
-        logger.info("Memory required for data: %d", self.backend.real.itemsize * sum(self._top_counts()))
+        values = sum(self.blobs[top].count for wire in self._wires for top in wire.tops)
+        logger.info("Memory required for data: %d", self.backend.real.itemsize * values)
         if self.param.debug_info:
             debug.attach(self)
         for path in filter(None, os.fspath(weights).split(",") if weights else ()):
@@ -314,9 +315,6 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
     def top_names(self) -> OrderedDict[str, list[str]]:
         """Names of each layer's tops."""
         return OrderedDict((w.layer.name, list(w.tops)) for w in self._wires)
-
-    def _top_counts(self) -> list[int]:
-        return [blob.count for wire in self._wires for blob in self._tops(wire)]
 
     def layer_calls(self) -> list[list[str]]:
         """Names of the calls that each layer's forward pass makes."""
