@@ -3,8 +3,8 @@
 Weights: /data/<layer>/<i>, gradients under /diff; a state: iter, learned_net, current_step, /history/<i>. What Caffe
 does not know lies where it does not look: masks under /mask/<layer>/<i>, the rest of a state in /protocaffe/resume.
 
-A file from elsewhere is not trusted: links out of it, data sets that lie in other files, filters other than HDF5's own
-and sizes that the file cannot hold are refused.
+A file from elsewhere is not trusted: links out of it, data sets that lie in other files, filters other than HDF5's own,
+one thing under two names (which could multiply without end) and sizes that the file cannot hold are refused.
 
 Source: Caffe, src/caffe/net.cpp (ToHDF5), src/caffe/solvers/sgd_solver.cpp (SnapshotSolverStateToHDF5),
 src/caffe/util/hdf5.cpp.
@@ -78,25 +78,31 @@ def _array(data_set: Any, kinds: str, what: str) -> np.ndarray:
     import h5py
 
     where = f'"{getattr(data_set, "name", "?")}"'
-    if not isinstance(data_set, h5py.Dataset) or data_set.dtype.kind not in kinds:
-        got = data_set.dtype if isinstance(data_set, h5py.Dataset) else type(data_set).__name__
+    if not isinstance(data_set, h5py.Dataset):
+        raise _Damage(f"{where} must be a data set of {what}, got {type(data_set).__name__}")
+    kind = data_set.dtype.kind
+    # references are objects too, as strings of any length are
+    if kind not in kinds or (kind == "O" and h5py.check_string_dtype(data_set.dtype) is None):
+        got = data_set.dtype if h5py.check_ref_dtype(data_set.dtype) is None else "references"
         raise _Damage(f"{where} must be a data set of {what}, got {got}")
+    if data_set.shape is None:
+        raise _Damage(f"{where} holds no values")
     settings = data_set.id.get_create_plist()
     if data_set.is_virtual or settings.get_external_count():
         raise _Damage(f"{where} has its values in another file")
     filters = {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}
     if not filters <= FILTERS:
         raise _Damage(f"{where} is stored with filters that are not HDF5's own ({sorted(filters - FILTERS)})")
-    size = (
-        int(np.prod(data_set.shape or (), dtype=object)) * data_set.dtype.itemsize if data_set.shape is not None else 0
-    )
+    size = int(np.prod(data_set.shape, dtype=object)) * data_set.dtype.itemsize
     stored = data_set.id.get_storage_size()
     if size > stored * (MAX_RATIO if filters else 1):
         raise _Damage(f"{where} should hold {size} bytes, {stored} are stored")
+    if stored > data_set.file.id.get_filesize():  # pieces that overlap
+        raise _Damage(f"{where} claims {stored} bytes, more than the file has")
     return np.asarray(data_set[()])
 
 
-def _groups(root: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[int, Any]]]:
+def _groups(root: Any, path: str, depth: int, seen: set[Any]) -> Iterator[tuple[str, dict[int, Any]]]:
     """The layers below ``root``: (name, {i: data set}). A name with slashes lies in several groups."""
     import h5py
 
@@ -105,8 +111,11 @@ def _groups(root: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, di
     found: dict[int, Any] = {}
     for name in root:
         member = _member(root, name)
+        if member in seen:
+            raise _Damage(f'"{root.name.rstrip("/")}/{name}" is also there under another name')
+        seen.add(member)
         if isinstance(member, h5py.Group):
-            yield from _groups(member, f"{path}/{name}" if path else name, depth + 1)
+            yield from _groups(member, f"{path}/{name}" if path else name, depth + 1, seen)
         elif name.isdigit() and len(name) < 6:
             found[int(name)] = member
         else:
@@ -123,7 +132,11 @@ def _blobs(file: Any, group: str, kinds: str, what: str) -> dict[str, dict[int, 
     root = _member(file, group)
     if not isinstance(root, h5py.Group):
         raise _Damage(f'"/{group}" must be a group')
-    return {name: {i: _array(d, kinds, what) for i, d in found.items()} for name, found in _groups(root)}
+    layers = dict(_groups(root, "", 0, {root}))
+    sets = [d for found in layers.values() for d in found.values() if isinstance(d, h5py.Dataset)]
+    if sum(d.id.get_storage_size() for d in sets) > file.id.get_filesize():
+        raise _Damage(f'the data sets of "/{group}" claim more bytes than the file has')
+    return {name: {i: _array(d, kinds, what) for i, d in found.items()} for name, found in layers.items()}
 
 
 def read_weights(path: str | os.PathLike[str]) -> list[LayerWeights]:
