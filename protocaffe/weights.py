@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class WeightFiles:
     param: Any
     #: weights that came from a file and may be pruned without saying so
     _check_zeros_of: str | None = None
+    #: layer name -> fields that the schema does not know, of the weights that were copied to it last
+    _unknown_fields: Mapping[str, bytes] = MappingProxyType({})
 
     def copy_from(self, path: str | os.PathLike[str], keep_masks: bool = True) -> None:
         """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) to the layers of the same
@@ -55,6 +58,7 @@ class WeightFiles:
         """Copy what a file held; see copy_from."""
         own: dict[str, list[Layer]] = {}
         matched: list[tuple[Layer, LayerWeights]] = []
+        unknown = dict(self._unknown_fields)
         for layer in self.layers:
             own.setdefault(layer.name, []).append(layer)
         for stored in weights:
@@ -64,10 +68,13 @@ class WeightFiles:
                 continue
             queue = own[stored.name]
             layer = queue.pop(0) if len(queue) > 1 else queue[0]
+            if stored.unknown and stored.type == layer.type:
+                unknown[stored.name] = stored.unknown
             if stored.blobs or self._all_shared(layer):
-                stored = self._with_shared(layer, stored)
+                stored = self._with_shared(layer, _with_surgery(layer, stored))
                 self._check_layer(layer, stored, source)
                 matched.append((layer, stored))
+        self._unknown_fields = unknown
         if not keep_masks:
             self.drop_masks()
         for layer, stored in matched:
@@ -151,7 +158,8 @@ class WeightFiles:
     def save(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
         """Write a caffemodel, readable by BVLC Caffe, in HDF5 if the name ends in .h5.
 
-        Pruned weights are +0 in it, masks lie where Caffe does not look.
+        Pruned weights are +0 in it, masks lie where Caffe does not look. Fields of layers that only another Caffe
+        knows, in the weights that were copied, are kept (not in HDF5, which holds no options).
         """
         from .io.caffemodel import write_caffemodel
         from .passes import insert_splits
@@ -159,7 +167,9 @@ class WeightFiles:
         if os.fspath(path).endswith(".h5"):
             self.save_hdf5(path, write_diff)
             return
-        write_caffemodel(path, insert_splits(self.param), self.layer_weights(write_diff), write_diff)
+        write_caffemodel(
+            path, insert_splits(self.param), self.layer_weights(write_diff), write_diff, self._unknown_fields
+        )
 
     def save_hdf5(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
         """Write the weights in HDF5, whatever the name; a shared parameter once, with the layer that owns it."""
@@ -224,6 +234,21 @@ class WeightFiles:
         for layer in self.layers:
             for blob in layer.blobs:
                 blob.mask = None
+
+
+def _with_surgery(layer: Layer, stored: LayerWeights) -> LayerWeights:
+    """With the second half of the blobs as masks of the first, as Dynamic Network Surgery keeps them.
+
+    Where a file tells the type its reader does that; HDF5 files do not, and names alone decide what fits a layer.
+    """
+    count = len(layer.blobs)
+    values, keep = stored.blobs[:count], stored.blobs[count:]
+    if not count or len(keep) != count or any(m is not None for m in stored.masks) or any(b is None for b in keep):
+        return stored
+    fits = all(v is not None and v.shape == k.shape for v, k in zip(values, keep, strict=True))
+    if not fits or any(np.any((k != 0) & (k != 1)) for k in keep):
+        return stored
+    return replace(stored, blobs=values, masks=[k != 0 for k in keep], diffs=stored.diffs[:count])
 
 
 def _same_shape(want: tuple[int, ...], stored: tuple[int, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class LayerWeights:
         None for a shared parameter that an HDF5 file holds with another layer
     masks : for each blob a bool array of its shape (True: kept), or None
     diffs : for each blob its gradient, or None
+    unknown : fields of the layer that our schema does not know (another Caffe's options), as they stand in the file
     """
 
     name: str
@@ -36,6 +37,7 @@ class LayerWeights:
     blobs: list[Any] = field(default_factory=list)
     masks: list[np.ndarray | None] = field(default_factory=list)
     diffs: list[np.ndarray | None] = field(default_factory=list)
+    unknown: bytes = b""
 
     def __post_init__(self) -> None:
         self.masks = [*self.masks, *[None] * (len(self.blobs) - len(self.masks))]
@@ -69,7 +71,11 @@ def read_caffemodel(path: str | os.PathLike[str]) -> list[LayerWeights]:
 
 
 def write_caffemodel(
-    path: str | os.PathLike[str], net: Any, weights: Sequence[LayerWeights], write_diff: bool = False
+    path: str | os.PathLike[str],
+    net: Any,
+    weights: Sequence[LayerWeights],
+    write_diff: bool = False,
+    unknown: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a net with its weights so that BVLC Caffe reads it: float32, packed; masks in a field that it skips.
 
@@ -78,11 +84,14 @@ def write_caffemodel(
     net : NetParameter; blobs in it are ignored
     weights : for each layer that has some, by name (layers of one name in their order)
     write_diff : also store the gradients
+    unknown : by layer name, fields that the schema does not know, for layers of the net that have none themselves
 
     Raises
     ------
     WeightsError : weights for a layer that the net lacks
     """
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
     from ..passes.upgrade import upgrade_net
 
     if net.layers or net.input:
@@ -96,6 +105,8 @@ def write_caffemodel(
         bare.CopyFrom(layer)
         bare.ClearField("blobs")
         inner: list[Any] = [bare.SerializeToString()]
+        if unknown and layer.name in unknown and not len(UnknownFieldSet(bare)):
+            inner.append(unknown[layer.name])
         mine = by_name.get(layer.name)
         if mine:
             w = mine.pop(0)
@@ -156,7 +167,13 @@ def _layer(buf: bytes, begin: int, stop: int, v1: bool, index: int) -> LayerWeig
     blobs: list[wire.Blob] = []
     name_field, type_field, blobs_field = (4, 5, 6) if v1 else (1, 2, 7)
     places: list[tuple[int, int]] = []
+    known = schema.LayerParameter.DESCRIPTOR.fields_by_number
+    unknown: list[bytes] = []
+    at = begin
     for number, kind, a, b in wire.scan(buf, begin, stop):
+        if not v1 and number not in known:
+            unknown.append(buf[at:b])
+        at = b
         if number == name_field:
             wire.expect(kind, wire.LENGTH, f"name of layer {index}")
             name = wire.text(buf, a, b, "layer name")
@@ -177,7 +194,9 @@ def _layer(buf: bytes, begin: int, stop: int, v1: bool, index: int) -> LayerWeig
             blobs.append(wire.read_blob(buf, a, b))
         except (ValueError, OverflowError) as e:
             raise wire.WireError(f'{e} (layer "{name}", blob {i})') from e
-    return _weights(name, kind_name, blobs)
+    layer = _weights(name, kind_name, blobs)
+    layer.unknown = b"".join(unknown)
+    return layer
 
 
 def _v0_layer(buf: bytes, begin: int, stop: int, places: list[tuple[int, int]], index: int) -> tuple[str, str]:

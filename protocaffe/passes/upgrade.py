@@ -19,10 +19,11 @@ _SOLVER_TYPES = {
     "ADAM": "Adam",
 }
 
-#: Dynamic Network Surgery's types: the plain type, the field of its options, the field of the surgery's own
+#: Dynamic Network Surgery's types: the plain type, the field of its options, the field of the surgery's own, and the
+#: one that has its number (140, 141) in today's Caffe: binary files have the surgery's options there
 _SURGERY = {
-    "CConvolution": ("Convolution", "convolution_param", "cconvolution_param"),
-    "CInnerProduct": ("InnerProduct", "inner_product_param", "cinner_product_param"),
+    "CConvolution": ("Convolution", "convolution_param", "cconvolution_param", "elu_param"),
+    "CInnerProduct": ("InnerProduct", "inner_product_param", "cinner_product_param", "bias_param"),
 }
 
 
@@ -65,8 +66,16 @@ def _upgrade_surgery(layer: Any) -> None:
     Its mask fillers begin the masks; the schedule that changes masks in training (gamma, power, iter_stop, c_rate) is
     not followed: masks stay as they are.
     """
+    from google.protobuf.message import DecodeError
+
     name = layer.type
-    layer.type, field, own = _SURGERY[name]
+    layer.type, field, own, same_number = _SURGERY[name]
+    if layer.HasField(same_number):
+        try:
+            getattr(layer, own).MergeFromString(getattr(layer, same_number).SerializeToString())
+        except DecodeError as error:
+            raise NetError(f'layer "{layer.name}" ({name}): its {own} is damaged ({error})') from error
+        layer.ClearField(same_number)
     if not layer.HasField(own):
         return
     surgery = getattr(layer, own)

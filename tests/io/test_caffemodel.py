@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import protocaffe
 from protocaffe.errors import FileFormatError, WeightsError
 from protocaffe.io import schema, wire
 from protocaffe.io.caffemodel import LayerWeights, read_caffemodel, read_structure, write_caffemodel
@@ -125,6 +126,40 @@ def test_unknown_fields_of_the_net_are_kept(tmp_path):
     file.write_bytes(file.read_bytes() + strange)
     write_caffemodel(copy, read_structure(file), read_caffemodel(file))
     assert strange in copy.read_bytes()
+
+
+def test_unknown_fields_of_layers_go_from_the_weights_into_what_a_net_saves(tmp_path):
+    """For layers of the same name and type; once, however often they are read and written."""
+    text = """
+    layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }
+    layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 2 } }
+    layer { name: "act" type: "ReLU" bottom: "y" top: "y" }
+    layer { name: "other" type: "TanH" bottom: "y" top: "z" }
+    """
+    net, file, copy = protocaffe.Net(parse_net(text)), tmp_path / "a.caffemodel", tmp_path / "b.caffemodel"
+    # a string, a number, and a group with a number in it, as another Caffe may have them
+    strange = wire.head(9000, 5) + b"hello" + wire.varint_field(9001, 300)
+    strange += b"\x93\xb2\x04" + wire.varint_field(1, 5) + b"\x94\xb2\x04"
+    net.save(file)
+    parts = []
+    for number, _, a, b in wire.scan(file.read_bytes(), 0, file.stat().st_size):
+        layer = number == 100
+        parts += wire.wrapped(number, [file.read_bytes()[a:b], *([strange] if layer else [])])
+    file.write_bytes(b"".join(parts))
+    named = {w.name: w for w in read_caffemodel(file)}
+    assert {w.unknown for w in named.values()} == {strange}
+
+    other = protocaffe.Net(parse_net(text.replace("TanH", "Sigmoid")))
+    for source in (file, copy, file):
+        other.copy_from(source)
+        other.save(copy)
+        assert {w.name: w.unknown for w in read_caffemodel(copy)} == {
+            "in": strange, "ip": strange, "act": strange, "other": b"",
+        }  # fmt: skip
+    write_caffemodel(copy, read_structure(file), read_caffemodel(file), unknown={"ip": strange})
+    assert [w.unknown for w in read_caffemodel(copy)] == [strange] * 4
+    net.copy_from(copy)
+    assert net.forward(x=np.ones((1, 3)))["z"].shape == (1, 2)
 
 
 def test_weights_without_a_layer_are_refused(tmp_path):

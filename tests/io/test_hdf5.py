@@ -146,6 +146,21 @@ def deep(file, folder):
     file.create_group("data/" + "/".join("abcdefghijklmnopqrstuvwxyz"))
 
 
+def links(file, folder):
+    for i in range(9):
+        file[f"data/more/{i}"] = file["data/block/one/0"]
+
+
+def lattice(file, folder):
+    """Groups that hold one group under many names: 11 ** 12 ways through them."""
+    group = file["data"]
+    for _ in range(12):
+        inner = group.create_group("a")
+        for i in range(10):
+            group[f"b{i}"] = inner
+        group = inner
+
+
 BROKEN = {
     "a link to another file": (outside, "data/two/0\" is a link to another place"),
     "a link inside": (soft, "is a link to another place"),
@@ -158,6 +173,13 @@ BROKEN = {
     "a mask of another shape": (lambda f, _: f.create_dataset("mask/two/1", data=np.ones(3, bool)), "have the shape"),
     "a mask of floats": (lambda f, _: f.create_dataset("mask/two/1", data=np.ones(9)), "data set of integers"),
     "nested groups": (deep, "nested too deeply"),
+    "references": (
+        lambda f, _: f.create_dataset("data/two/0", data=f["data"].ref, dtype=h5py.ref_dtype), "floats, got references"
+    ),
+    "no values": (lambda f, _: f.create_dataset("data/two/0", data=h5py.Empty("f4")), "holds no values"),
+    "one data set under many names": (links, "is also there under another name"),
+    "one group under many names": (lattice, "is also there under another name"),
+    "a group in itself": (lambda f, _: f["data"].__setitem__("x", f["data"]), "is also there under another name"),
 }  # fmt: skip
 
 
@@ -170,6 +192,45 @@ def test_a_file_that_reaches_out_or_lies_is_refused(tmp_path, what):
         change(file, tmp_path)
     with pytest.raises(FileFormatError, match=match):
         make().copy_from(tmp_path / "a.h5")
+
+
+def test_data_sets_that_lie_upon_each_other_are_refused(tmp_path):
+    """Twenty data sets at one place of the file would take twenty times its size in memory."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        sets = [file.create_dataset(f"data/a/{i}", (1000,), "f4") for i in range(20)]
+        for data_set in sets:
+            data_set[...] = 1
+        places = [data_set.id.get_offset() for data_set in sets]
+    assert places == sorted(places)
+    content = path.read_bytes()[: places[0] + 4000]
+    for place in places:
+        assert content.count(place.to_bytes(8, "little")) == 1
+        content = content.replace(place.to_bytes(8, "little"), places[0].to_bytes(8, "little"))
+    path.write_bytes(content[:40] + len(content).to_bytes(8, "little") + content[48:])  # the end in the superblock
+    with h5py.File(path) as file:
+        assert float(file["data/a/19"][:].sum()) == 1000
+    with pytest.raises(FileFormatError, match='the data sets of "/data" claim more bytes than the file has'):
+        hdf5.read_weights(path)
+
+
+@pytest.mark.parametrize("bits", [[1, 0, 1], [1, 0, 0.5]])
+def test_masks_of_dynamic_network_surgery_without_types(tmp_path, bits):
+    """Four blobs for a layer of two: the last two are masks if they can be."""
+    net = make()
+    layer = net.params["two"]
+    keep = np.resize(np.float32(bits), (9, 9))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for i, values in enumerate((np.ones((9, 9)), np.ones(9), keep, keep[0])):
+            file[f"data/two/{i}"] = np.float32(values)
+    if 0.5 in bits:
+        with pytest.raises(WeightsError, match="has 2 parameters, but the file holds 4"):
+            net.copy_from(tmp_path / "a.h5")
+        return
+    net.copy_from(tmp_path / "a.h5")
+    for blob, mask in zip(layer, (keep, keep[0]), strict=True):
+        np.testing.assert_array_equal(blob.mask, mask != 0)
+        np.testing.assert_array_equal(blob.data, mask)
 
 
 def test_what_is_no_weights_and_no_state_is_named(tmp_path):
@@ -185,6 +246,15 @@ def test_what_is_no_weights_and_no_state_is_named(tmp_path):
         hdf5.read_state(tmp_path / "empty.h5")
     with pytest.raises(FileNotFoundError):
         make().copy_from(tmp_path / "gone.h5")
+
+
+def test_a_state_must_not_refer_to_an_object(tmp_path):
+    hdf5.write_state(tmp_path / "s.h5", SolverState(1, "x", 0, [np.ones(2, np.float32)]))
+    with h5py.File(tmp_path / "s.h5", "a") as file:
+        del file["learned_net"]
+        file.create_dataset("learned_net", data=file["history"].ref, dtype=h5py.ref_dtype)
+    with pytest.raises(FileFormatError, match='"/learned_net" must be a data set of text, got references'):
+        hdf5.read_state(tmp_path / "s.h5")
 
 
 @pytest.mark.parametrize(

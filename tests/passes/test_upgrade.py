@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from protocaffe.errors import NetError
-from protocaffe.io import schema
+from protocaffe.io import schema, wire
 from protocaffe.io.prototxt import parse_message, parse_net, parse_solver
 from protocaffe.passes import upgrade_net, upgrade_solver
 from protocaffe.passes.legacy import V0_TYPES, V1_TYPES
@@ -155,6 +155,28 @@ def test_layers_of_dynamic_network_surgery_become_plain_ones_with_masks():
     assert net.layer[0].convolution_param.mask_filler.type == "uniform"
     assert not net.layer[1].inner_product_param.HasField("mask_filler")
     assert not any(layer.HasField("cconvolution_param") for layer in net.layer)
+
+
+@pytest.mark.parametrize("filler", ["uniform", "damaged"])
+def test_options_of_surgery_in_binary_files_lie_where_today_others_are(filler):
+    """Field 140 is cconvolution_param there, and elu_param in today's Caffe; 141 is bias_param."""
+    net = parse_message(SURGERY.replace("WEIGHTS", 'weight_mask_filler { type: "uniform" }'), "NetParameter")
+    for layer, own, number in zip(net.layer, ("cconvolution_param", "cinner_product_param"), (140, 141), strict=False):
+        content = getattr(layer, own).SerializeToString()
+        if filler == "damaged":
+            content = wire.head(5, 2) + b"\x0a\x7f"
+        layer.ClearField(own)
+        layer.MergeFromString(wire.head(number, len(content)) + content)
+        assert layer.HasField("elu_param") == (number == 140) and layer.HasField("bias_param") == (number == 141)
+    if filler == "damaged":
+        with pytest.raises(NetError, match=r'layer "c" \(CConvolution\): its cconvolution_param is damaged'):
+            upgrade_net(net)
+        return
+    net = upgrade_net(net)
+    assert net.layer[0].convolution_param.mask_filler.type == "uniform"
+    assert not net.layer[1].inner_product_param.HasField("mask_filler")
+    fields = {f.name for layer in net.layer for f, _ in layer.ListFields()}
+    assert fields == {"name", "type", "bottom", "top", "convolution_param", "inner_product_param"}
 
 
 def test_a_bias_mask_of_surgery_other_than_ones_is_refused():
