@@ -1,7 +1,8 @@
 """Chains of layers fused and as written, on the CPU: forward and backward of single chains and of whole nets.
 
 Both nets live in one process and run in turns, so that both meet the machine's noise; what counts is the ratio of the
-medians. `passes` counts the arguments of kernels that are as large as the chain's top: passes over memory.
+medians, and on a busy machine `cpu_ratio`, that of the smallest processor times (of all threads).
+`passes` counts the arguments of kernels that are as large as the chain's top: passes over memory.
 
     python benchmarks/fusion.py [--rounds 30] [--threads 2] [--only TEXT] [--json FILE]
 """
@@ -82,6 +83,7 @@ NETS = {
     "resnet18_fashion_mnist, train": ("train_val", 16, TRAIN),
     "resnet18_fashion_mnist, test": ("deploy", 16, TEST),
     "resnet50, test": ("deploy", 2, TEST),
+    "mobilenet_v1, test": ("deploy", 4, TEST),
     "vgg16, test": ("deploy", 1, TEST),
     "mnist_cnn, train": ("train_val", 128, TRAIN),
 }
@@ -110,17 +112,19 @@ def passes(plan, layers, size: int) -> int:
     return sum(isinstance(m, Memory) and m.count == size for m in flat)
 
 
-def alternate(steps: list, rounds: int) -> list[float]:
-    """Median milliseconds of each step, run in turns."""
+def alternate(steps: list, rounds: int) -> tuple[list[float], list[float]]:
+    """Of each step, run in turns: the median of the milliseconds and the smallest processor time."""
     times: list[list[float]] = [[] for _ in steps]
+    used: list[list[float]] = [[] for _ in steps]
     for step in steps:
         step()
     for _ in range(rounds):
-        for step, kept in zip(steps, times, strict=True):
-            start = time.perf_counter()
+        for step, passed, worked in zip(steps, times, used, strict=True):
+            start, cpu = time.perf_counter(), time.process_time()
             step()
-            kept.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(kept) for kept in times]
+            passed.append(1e3 * (time.perf_counter() - start))
+            worked.append(1e3 * (time.process_time() - cpu))
+    return [statistics.median(t) for t in times], [min(t) for t in used]
 
 
 def measure(name: str, param, phase: int, rounds: int) -> dict:
@@ -140,8 +144,9 @@ def measure(name: str, param, phase: int, rounds: int) -> dict:
             net.run_forward()
             for blob in net.outputs if which == "backward" and small else ():
                 net.blobs[blob].diff = rng.normal(size=net.blobs[blob].shape)
-        plain, fused = alternate([getattr(net, f"run_{which}") for net in nets], rounds)
+        (plain, fused), cpu = alternate([getattr(net, f"run_{which}") for net in nets], rounds)
         row |= {f"{which}_plain_ms": plain, f"{which}_fused_ms": fused, f"{which}_ratio": fused / plain}
+        row[f"{which}_cpu_ratio"] = cpu[1] / cpu[0]
         if small:
             size = nets[1]._chains[0].pattern.top.count
             order = range(len(nets[0].layers))
@@ -175,7 +180,8 @@ def main() -> None:
             rows.append(measure(f"{name}, batch {batch}", param, phase, max(3, args.rounds // 5)))
             show(rows[-1])
     if args.json:
-        result = {"benchmark": "fusion", "threads": args.threads, "rounds": args.rounds, "rows": rows}
+        load = os.getloadavg()[0]
+        result = {"benchmark": "fusion", "threads": args.threads, "rounds": args.rounds, "load": load, "rows": rows}
         Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
 
 

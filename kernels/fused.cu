@@ -109,3 +109,14 @@ KERNEL fused_norm_backward_stored(long rows, long inner, long channels, const st
     }
   }
 }
+
+// Row r of `folded` and r of `shifts`: the filter and bias whose convolution is that of row r, normalised by stored
+// statistics, scaled and shifted
+KERNEL fused_fold_norm(long rows, long depth, const store* w, const store* bias, const real* factors, const store* g,
+                       const store* b, store* folded, store* shifts) {
+  FOR_EACH_ROW(r, rows, depth) {
+    const real by = factors[2 * r + 1] * (g ? real(g[r]) : real(1));
+    FOR_EACH_LANE(i, depth) folded[r * depth + i] = real(w[r * depth + i]) * by;
+    ROW_LEADER shifts[r] = ((bias ? real(bias[r]) : real(0)) - factors[2 * r]) * by + (b ? real(b[r]) : real(0));
+  }
+}

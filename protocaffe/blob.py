@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ShapeError
+from .errors import BackendError, ShapeError
 from .memory import Memory, Slot
 
 if TYPE_CHECKING:
@@ -125,12 +125,18 @@ class Blob:
     @property
     def data_mem(self) -> Memory:
         """The values as layers hand them to kernels."""
-        return self.values.data.memory(self._shape, self.count)
+        return self._memory(self.values.data)
 
     @property
     def diff_mem(self) -> Memory:
         """The gradient as layers hand it to kernels; allocated on first use."""
-        return self.values.diff.memory(self._shape, self.count)
+        return self._memory(self.values.diff)
+
+    def _memory(self, slot: Slot) -> Memory:
+        try:
+            return slot.memory(self._shape, self.count)
+        except BackendError as error:
+            raise BackendError(f'blob "{self.name}" {self._shape}: {error}') from error
 
     @property
     def data(self) -> np.ndarray:

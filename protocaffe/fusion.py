@@ -4,7 +4,8 @@ Fusion rewrites the plan, never the net. Every layer's own calls stay in the pla
 chain's fused calls take their place (``Plan.fuse``). A run that stops inside a chain, hooks, ``debug_info`` and
 per-layer times use the layers' own calls. What must hold, so that both may be mixed at will:
 
-- every blob that can be read holds, after the fused calls, what the layers as written leave in it, to rounding;
+- every blob that can be read holds, after the fused calls, what the layers as written leave in it, data and diff, to
+  rounding (so a hook may change last digits, and nothing else);
 - fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there;
 - where a pass by the layers' own calls reads what fused calls do not leave, ``restore`` makes it up first.
 

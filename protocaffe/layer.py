@@ -132,9 +132,10 @@ class Layer:
         index = len(self.blobs)
         blob = Blob(self.backend, f"{self.name}[{index}]", tuple(shape))
         blob.prunable, blob.statistic = prunable, statistic
+        with self.context():
+            _ = blob.data_mem  # more memory than there is fails here, before it is filled
         if filler is not None:
             with self.context():
-                _ = blob.data_mem  # more memory than there is fails here, before it is filled
                 blob.data = fill(filler, blob.shape, layer_rng(self.rng_seed, self.name, index))
         if mask_filler is not None:
             with self.context():

@@ -98,8 +98,8 @@ class Snapshots:
             raise SolverError(f'"{path}" is the state of a solver of type {written_by}, this one is {self.param.type}')
         history = self._match_history(path, state.history)
         if state.learned_net:
-            self.net.drop_masks()  # what the snapshot has, and no more
-            self.net.copy_from(self._find_weights(path, state.learned_net))
+            # the masks that the snapshot has, and no more
+            self.net.copy_from(self._find_weights(path, state.learned_net), keep_masks=False)
         for memory, values in history:
             memory.array[...] = values
         self.iter, self.current_step = state.iter, state.current_step

@@ -35,12 +35,13 @@ class WeightFiles:
     #: weights that came from a file and may be pruned without saying so
     _check_zeros_of: str | None = None
 
-    def copy_from(self, path: str | os.PathLike[str]) -> None:
+    def copy_from(self, path: str | os.PathLike[str], keep_masks: bool = True) -> None:
         """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) to the layers of the same
         names.
 
         Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
-        the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0. Raises, before
+        the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0, unless
+        ``keep_masks`` is False: then all masks are dropped before those of the file are taken. Raises, before
         anything changes, WeightsError where counts or shapes differ and FileFormatError for a damaged file.
         """
         from .io.caffemodel import read_caffemodel
@@ -48,9 +49,9 @@ class WeightFiles:
 
         path = os.fspath(path)
         logger.info("Copying weights from %s", path)
-        self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path)
+        self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path, keep_masks)
 
-    def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights") -> None:
+    def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights", keep_masks: bool = True) -> None:
         """Copy what a file held; see copy_from."""
         own: dict[str, list[Layer]] = {}
         matched: list[tuple[Layer, LayerWeights]] = []
@@ -67,6 +68,8 @@ class WeightFiles:
                 stored = self._with_shared(layer, stored)
                 self._check_layer(layer, stored, source)
                 matched.append((layer, stored))
+        if not keep_masks:
+            self.drop_masks()
         for layer, stored in matched:
             for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
                 if values is None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocaffe import TEST, TRAIN, get_solver
 from protocaffe.backends import get_backend
+from protocaffe.cli.time import measure
 from protocaffe.fusion import Pattern, find_chains
 from protocaffe.io import prototxt
 from protocaffe.patterns import PORTABLE
@@ -216,6 +217,34 @@ def test_chains_agree_to_rounding(name, phase, way):
         one_pass(seed, plain, "steps")
         one_pass(seed, fused, way)
     same(plain, fused)
+
+
+FOLDED = {
+    "norm, scale, relu": (normed(), ["c", "n", "s", "r"]),
+    "norm and scale": (normed(tail=scale("s", "c", "c")), ["c", "n", "s"]),
+    "norm and relu": (normed(tail=relu("r", "c", "c")), ["c", "n", "r"]),
+    "scale without bias": (normed(tail=scale("s", "c", "c", "") + relu("r", "c", "c")), ["c", "n", "s", "r"]),
+    "no bias": (normed(head=conv("c", "data", "c", "bias_term: false")), ["c", "n", "s", "r"]),
+    "groups": (normed(head=conv("c", "data", "c", "group: 2")), ["c", "n", "s", "r"]),
+    "by im2col": (normed(head=conv("c", "data", "c", "force_nd_im2col: true")), ["c", "n", "s", "r"]),
+    "larger weights": (normed(shape=(1, 4, 5, 6)), ["n", "s", "r"]),
+    "leaky": (normed(tail=scale("s", "c", "c") + relu("r", "c", "c", 0.2)), ["c", "n", "s"]),
+    "statistics of the batch": (normed("use_global_stats: false"), ["n", "s", "r"]),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_norms_go_into_the_weights_where_no_backward_pass_can_come(name):
+    text, chain = FOLDED[name]
+    plain, fused = pair(text, TEST)
+    assert fused.fused_layers() == [chain]
+    for seed in (1, 2):
+        for net in (plain, fused):
+            spread(seed, net)
+            net.forward()
+            net.params["c"][0].data[...] *= 2  # weights may change between passes
+        same(plain, fused)
+    np.testing.assert_array_equal(fused.params["c"][0].data, plain.params["c"][0].data)
 
 
 @pytest.mark.parametrize("way", ["whole", ("whole", "steps"), ("steps", "whole")], ids=str)
@@ -444,28 +473,54 @@ def test_shared_and_masked_weights_are_read_where_they_lie():
     assert not fused.params["conv"][0].diff[fused.params["conv"][0].mask == 0].any()
 
 
-SOLVER = 'base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 3 snapshot_prefix: "{}/s" net_param {{ {} }}'
+SOLVER = 'base_lr: 0.05 momentum: 0.9 lr_policy: "fixed" random_seed: 3 snapshot_prefix: "{}/s" net_param {{ {} }}'
+NORMED = SMALL.replace('layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }', "").replace(
+    'layer { name: "pool"', norm("n", "conv", "conv") + scale("s", "conv", "conv") + relu("r", "conv", "conv") +
+    'layer { name: "pool"'
+)  # fmt: skip
 
 
-def solver_of(folder, fuse=True):
-    net = LABEL + SMALL + LOSS
-    solver = get_solver(prototxt.parse_solver(SOLVER.format(folder, net)))
+def solver_of(folder, fuse=True, net=SMALL, real="float32"):
+    text = SOLVER.format(folder, LABEL + net + LOSS)
+    solver = get_solver(prototxt.parse_solver(text), backend=get_backend("cpu", real))
     solver.net.fuse = fuse
     solver.net.blobs["data"].data = images()
     solver.net.blobs["label"].data = [0, 1, 2, 3]
     return solver
 
 
-def test_resumed_training_goes_on_bit_for_bit(tmp_path):
-    through, plain, first, second = (solver_of(tmp_path, fuse) for fuse in (True, False, True, True))
+@pytest.mark.parametrize("net", [SMALL, NORMED], ids=["relu", "norm, scale, relu"])
+def test_resumed_training_goes_on_bit_for_bit(tmp_path, net):
+    through, first, second = (solver_of(tmp_path, net=net) for _ in range(3))
     through.step(6)
-    plain.step(6)
     first.step(3)
     first.snapshot()
     second.restore(tmp_path / "s_iter_3.solverstate")
     second.step(3)
+    assert through.net.fused_layers()
     same(through.net, second.net, exact=True)
-    same(through.net, plain.net, exact=True)
+
+
+@pytest.mark.parametrize("net", [SMALL, NORMED], ids=["relu", "norm, scale, relu"])
+def test_training_is_the_same_to_rounding(tmp_path, net):
+    plain, fused = (solver_of(tmp_path, fuse, net, "float64") for fuse in (False, True))
+    for solver in (plain, fused):
+        solver.net.params["conv"][0].mask = np.arange(27).reshape(3, 1, 3, 3) % 4
+        solver.step(5)
+    same(plain.net, fused.net)
+    assert fused.net.fused_layers() and not plain.net.fused_layers()
+    assert not fused.net.params["conv"][0].data[fused.net.params["conv"][0].mask == 0].any()
+
+
+def test_times_of_layers_are_those_of_the_layers():
+    plain, fused = pair(normed() + "force_backward: true")
+    for net in (plain, fused):
+        spread(1, net)
+        assert list(measure(net, 1).forward) == ["data", "c", "n", "s", "r"]
+        one_pass(1, net)
+    assert fused.fused_layers() == [["n", "s", "r"]]
+    np.testing.assert_allclose(fused.blobs["c"].data, plain.blobs["c"].data, rtol=1e-10)
+    np.testing.assert_allclose(fused.blobs["data"].diff, plain.blobs["data"].diff, rtol=1e-8, atol=1e-12)
 
 
 def test_devices_with_memory_of_their_own():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import protocaffe
-from protocaffe.errors import ShapeError, WeightsError
+from protocaffe.errors import FileFormatError, ShapeError, WeightsError
 from protocaffe.io import prototxt
 from protocaffe.io.caffemodel import LayerWeights, read_caffemodel, write_caffemodel
 from protocaffe.io.solverstate import read_solverstate
@@ -329,6 +331,20 @@ def test_restoring_a_dense_snapshot_takes_masks_off(tmp_path):
     solver.restore(state)
     assert all(b.mask is None for b in solver.net.prunable())
     assert all(b.data.all() for b in solver.net.prunable())
+
+
+def test_a_snapshot_whose_weights_are_damaged_leaves_the_masks_alone(tmp_path):
+    solver = make_solver("SGD", f'snapshot_prefix: "{tmp_path}/s"')
+    solver.step(1)
+    model, state = solver.snapshot()
+    prune(solver.net)
+    masks = [b.mask.copy() for b in solver.net.prunable()]
+    content = Path(model).read_bytes()
+    Path(model).write_bytes(content[: len(content) // 2])
+    with pytest.raises(FileFormatError):
+        solver.restore(state)
+    for blob, mask in zip(solver.net.prunable(), masks, strict=True):
+        np.testing.assert_array_equal(blob.mask, mask)
 
 
 def test_gradients_of_pruned_weights_are_zero_before_the_update():

@@ -15,9 +15,11 @@ from protocaffe import TEST, TRAIN, Layer, Net, get_solver, register
 from protocaffe.errors import NetError
 from protocaffe.io import prototxt
 from protocaffe.reuse import Span, pack
+from tests.support import goldens
 from tests.support.nets import LABEL, LOSS, PROB, SMALL, images, make
 from tests.support.split_backend import SplitBackend
 from tests.test_fusion import conv, entry, ip, layer, norm, pair, relu, scale, total
+from tests.test_goldens import at_home, params_of  # noqa: F401
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 STALE = r'blob "{}" of net ".*" does not keep its data: .*Call net.keep\("{}"\)'
@@ -300,7 +302,7 @@ APART += conv("d", "r", "d") + relu("e", "d", "e") + layer("Pooling", "p", "e", 
 
 def test_chains_need_not_work_in_place_where_nobody_can_look():
     keeps, net = make(APART), make(APART, reuse_memory=True)
-    assert keeps.fused_layers() == [] and net.fused_layers() == [["n", "s", "r"], ["d", "e"]]
+    assert keeps.fused_layers() == [] and net.fused_layers() == [["c", "n", "s", "r"], ["d", "e"]]
     x = np.random.default_rng(0).normal(size=(2, 3, 6, 6))
     for each in (keeps, net):
         each.params["n"][1].data[...] = each.params["n"][2].data[...] = 1
@@ -470,3 +472,35 @@ def test_shapes_that_change_in_the_middle_of_a_pass(hooked):
         for name in want:
             np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=1e-9, err_msg=name)
     assert len(shapes) > 2
+
+
+# ------------------------------------------------------------------------------------------------------ the real Caffe
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("case", params_of("layer"))
+def test_layers_write_every_value_of_their_tops(case):
+    """Memory that another blob had is not 0: no layer may count on that."""
+    values, net = goldens.arrays(case), goldens.build(case)
+    for wire in net._wires:
+        for name in wire.tops if wire.bottoms else ():
+            net.blobs[name].data[...] = np.nan
+    for name in case["inputs"]:
+        net.blobs[name].data[...] = values[f"bottom/{name}"]
+    goldens.set_params(net, goldens.group(values, "param"))
+    net.forward()
+    for name, wanted in goldens.group(values, "top").items():
+        goldens.close(net.blobs[name].data, wanted, goldens.LAYER, f"top {name}")
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("case", [p for p in params_of("net") if p.values[0]["phase"] == "TEST"])
+def test_nets_of_caffe(case):
+    values, net = goldens.arrays(case), goldens.build(case, reuse_memory=True)
+    goldens.set_params(net, goldens.group(values, "param"))
+    spoil(net)
+    net.forward(**{name: values[f"input/{name}"] for name in case["set_inputs"]})
+    read = 0
+    for name, wanted in goldens.group(values, "blob").items():
+        if name in net.outputs or name in net.inputs:
+            goldens.close(net.blobs[name].data, wanted, goldens.LAYER, f"blob {name}")
+            read += 1
+    assert read

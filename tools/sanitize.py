@@ -22,8 +22,9 @@ import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/layers", "--ignore=tests/layers/test_data_layers.py", "tests/backends", "tests/test_kernels.py", "tests/test_check_layer.py",
-         "tests/test_elementwise_kernels.py", "tests/test_update_kernels.py"]  # fmt: skip
+TESTS = """tests/layers --ignore=tests/layers/test_data_layers.py tests/backends tests/test_kernels.py
+    tests/test_check_layer.py tests/test_elementwise_kernels.py tests/test_update_kernels.py
+    tests/test_any_parameter.py""".split()
 
 
 def pytest_configure(config) -> None:
@@ -35,7 +36,7 @@ def pytest_configure(config) -> None:
     libc = ctypes.CDLL(None)
     libc.free.argtypes = [ctypes.c_void_p]
 
-    def allocate(self, size, dtype):
+    def zeros(self, size, dtype):
         count = size * dtype.itemsize
         address = ctypes.c_void_p()
         if libc.posix_memalign(ctypes.byref(address), 64, ctypes.c_size_t(count)):
@@ -45,7 +46,7 @@ def pytest_configure(config) -> None:
         weakref.finalize(owner, libc.free, address.value)
         return address.value, np.frombuffer(owner, dtype) if count else np.empty(0, dtype)
 
-    CpuBackend.allocate = allocate
+    CpuBackend._zeros = zeros
 
 
 def runtime(name: str) -> str:

@@ -11,7 +11,11 @@ constexpr long PANEL_ROOM = 48 * 1024;  // elements of the panels that a task pa
 // side by side: [channel][row][phase][column / stride].
 struct Phases {
     long rows, width, phases;  // width: columns of a phase
-    Phases(const Shape& s, long count) : rows(count), width(ceil_div(s.w + 2 * s.pw, s.sw)), phases(s.sw) {}
+    Phases(const Shape& s, long count) : rows(count) {
+        const long padded = s.w + 2 * s.pw;
+        phases = least(s.sw, most(1l, padded));  // a stride beyond the row leaves one pixel of output
+        width = ceil_div(padded, phases);
+    }
     long pitch() const { return phases * width; }
     long at(long channel, long row, long column) const {
         return (channel * rows + row) * pitch() + column % phases * width + column / phases;

@@ -25,6 +25,8 @@ _CTYPES: dict[str, Any] = {"long": ctypes.c_long, "int": ctypes.c_int, "u32": ct
 _CONV = ("n", "c", "h", "w", "f", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw", "group")
 _ALIGNMENT = 64
 _SPIN_COUNT = 1000
+#: larger strides, pads and dilations are left to im2col: the core copies padded planes, whose size they multiply
+_CORE_REACH = 512
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 _RANGES = {"int": (-(1 << 31), 1 << 31), "u32": (0, 1 << 32), "long": (-(1 << 63), 1 << 63), "u64": (0, 1 << 64)}
 
@@ -73,6 +75,9 @@ class CpuBackend(Backend):
         """
         if size * dtype.itemsize > _MEMORY:
             raise BackendError(f"{size} values need {size * dtype.itemsize >> 20} MiB, the machine has {_MEMORY >> 20}")
+        return self._zeros(size, dtype)
+
+    def _zeros(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray]:
         raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, dtype=np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
         array = raw[start : start + size * dtype.itemsize].view(dtype)
@@ -210,7 +215,7 @@ class CpuBackend(Backend):
     def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
         """The core's convolutions for 1-D and 2-D windows."""
         fields = shape.conv2d
-        if fields is None:
+        if fields is None or any(fields[name] > _CORE_REACH for name in ("sh", "sw", "ph", "pw", "dh", "dw")):
             return None
         struct = Conv2d(*(int(fields[name]) for name in _CONV))
         pointers: list[Any] = [

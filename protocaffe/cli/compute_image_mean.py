@@ -9,10 +9,10 @@ from protocaffe.cli.data import reporting
 from protocaffe.scoring import number
 
 
-@click.command("compute_image_mean", cls=CaffeCommand, short_help="The mean image of an LMDB, as a .binaryproto.")
+@click.command("compute_image_mean", cls=CaffeCommand, short_help="The mean image of a database, as a .binaryproto.")
 @click.argument("input_db", metavar="INPUT_DB")
 @click.argument("output_file", metavar="[OUTPUT_FILE]", required=False)
-@click.option("--backend", default="lmdb", show_default=True, help="Kind of database: lmdb.")
+@click.option("--backend", default="", help="Kind of database, lmdb or leveldb; what is there tells, too.")
 def command(input_db: str, output_file: str | None, backend: str) -> None:
     """Compute the mean of all images of a database; write it as a .binaryproto (transform_param { mean_file: ... }).
 
@@ -22,8 +22,8 @@ def command(input_db: str, output_file: str | None, backend: str) -> None:
     from protocaffe.errors import ParameterError
     from protocaffe.io import write_mean
 
-    if backend.lower() != "lmdb":
-        raise ParameterError(f'--backend must be lmdb, got "{backend}"')
+    if backend.lower() not in ("", "lmdb", "leveldb"):
+        raise ParameterError(f'--backend must be lmdb or leveldb, got "{backend}"')
     with reporting() as report:
         mean = mean_image(input_db, report)
     if output_file:

@@ -1,4 +1,4 @@
-"""Where batches come from: sources (LMDB, HDF5), the transformer, prefetching, and data sets that can be fetched.
+"""Where batches come from: sources (LMDB, LevelDB, HDF5), transformer, prefetching, data sets that can be fetched.
 
 ============ ======================================================================
 module       what it does
@@ -10,7 +10,7 @@ mirrors, deb HTTP downloads that give up quickly; Debian packages without dpkg
 idx          the file format of MNIST
 lmdb_source  read and write LMDBs
 datum        one Datum message to an array and a label, and back
-datum_source items of a Datum LMDB by index, decoded once, then kept in memory
+datum_source items of a Datum database by index, decoded once, then kept in memory
 hdf5_source  rows of the HDF5 files in a list
 order        which item comes at which position, and all random draws
 transformer  crop, mirror, mean, scale over a whole batch

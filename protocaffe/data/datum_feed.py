@@ -81,11 +81,14 @@ def _check_backend(data: Any) -> None:
 
     if not data.source:
         raise ParameterError("data_param.source must name a folder, got nothing")
-    if data.backend == schema.DataParameter.LMDB:
-        return
     path = Path(data.source)
+    if data.backend == schema.DataParameter.LMDB:
+        if is_leveldb(path):
+            raise DataError(f'"{path}" is a LevelDB, but data_param.backend is LMDB: write backend: LEVELDB')
+        return
     if (path / "data.mdb").is_file():
         raise DataError(f'"{path}" is an LMDB, but data_param.backend is LEVELDB (its default): write backend: LMDB')
-    if path.is_dir() and not is_leveldb(path):
-        raise DataError(f'"{path}" is not a LevelDB (nor an LMDB), and LevelDB is not supported: convert it to LMDB')
-    raise DataError(f'"{path}": backend LEVELDB is not supported: convert the data to LMDB and write backend: LMDB')
+    if not path.exists():
+        raise DataError(f'"{path}": no such folder (expected a LevelDB; relative paths start at {Path.cwd()})')
+    if not is_leveldb(path):
+        raise DataError(f'"{path}" is not a LevelDB: it has no CURRENT and MANIFEST files')

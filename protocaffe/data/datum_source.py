@@ -1,4 +1,4 @@
-"""Items of a Datum LMDB by index, decoded once and kept in memory while the set is small."""
+"""Items of a Datum database by index, decoded once and kept in memory while the set is small."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import numpy as np
 
 from ..errors import DataError
 from .datum import RawLayout, decode_datum, has_label
-from .lmdb_source import LmdbReader
+from .leveldb_source import LevelDbReader
+from .lmdb_source import LmdbReader, is_leveldb
 
 CACHE_BYTES = 512 << 20
 LABEL_SEARCH = 1000
 
 
+def open_database(path: str | Path) -> LmdbReader | LevelDbReader:
+    """A reader of the LMDB or LevelDB at ``path``. Raises DataError, naming it, where it is neither."""
+    return LevelDbReader(path) if is_leveldb(Path(path)) else LmdbReader(path)
+
+
 class DatumSource:
-    """Items of an LMDB: ``fetch(indices)`` gives them as one array, or a list where their shapes differ.
+    """Items of an LMDB or LevelDB: ``fetch(indices)`` gives them as one array, or a list where their shapes differ.
 
     ``shape`` and ``dtype`` are those of the first item. Sets of up to ``cache_bytes`` decoded bytes are kept, so that
     from the second pass on nothing is decoded. Items of differing shapes need ``same_shape=False`` (random crops).
@@ -35,7 +41,7 @@ class DatumSource:
         self.path = Path(path)
         self.labels, self.same_shape = labels, same_shape
         self._force = (force_color, force_gray)
-        self._reader = LmdbReader(path)
+        self._reader = open_database(path)
         self.size = len(self._reader)
         payload = self._reader.read(0)
         first, _ = self._decode(0, payload)

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..errors import DataError, ParameterError
 from .datum import decode_datum, decode_image, encode_datum
+from .datum_source import open_database
 from .fetch import Progress, silent
-from .lmdb_source import LmdbReader, LmdbWriter
+from .lmdb_source import LmdbWriter
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _encode(image: np.ndarray, kind: str) -> bytes:
 
 
 def _items(source: str | Path, progress: Progress) -> Iterator[np.ndarray]:
-    reader = LmdbReader(source)
+    reader = open_database(source)
     try:
         for index in range(len(reader)):
             try:
@@ -143,7 +144,7 @@ def _items(source: str | Path, progress: Progress) -> Iterator[np.ndarray]:
 
 
 def mean_image(source: str | Path, progress: Progress | None = None) -> np.ndarray:
-    """The mean of all items of a Datum LMDB, float32 (C, H, W); sums in float64.
+    """The mean of all items of a database of Datum messages, float32 (C, H, W); sums in float64.
 
     Raises DataError where items differ in shape.
     """

@@ -27,7 +27,7 @@ def _check_folder(path: Path) -> None:
         raise DataError(f'"{path}" is a file: an LMDB is a folder with data.mdb in it')
     if not (path / "data.mdb").is_file():
         if is_leveldb(path):
-            raise DataError(f'"{path}" is a LevelDB, which is not supported: convert it to LMDB')
+            raise DataError(f'"{path}" is a LevelDB, expected an LMDB')
         raise DataError(f'"{path}" is not an LMDB: it has no data.mdb')
     if not (path / "data.mdb").stat().st_size:
         raise DataError(f'"{path}" is not an LMDB: data.mdb is empty')

@@ -1,4 +1,4 @@
-"""Data: batches from an LMDB of Datum messages."""
+"""Data: batches from an LMDB or LevelDB of Datum messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from ..layer import register
 
 @register("Data")
 class Data(BatchLayer):
-    """Items and labels from an LMDB, in the order of the keys, over and over.
+    """Items and labels from an LMDB or LevelDB, in the order of the keys, over and over.
 
     ``top[0]`` = (crop(resize(item)) - mean) * scale, of shape (N, C, H, W) or (N, C, crop_size, crop_size);
     ``top[1]``, if it is there, the labels, (N,). N is batch_size; a batch that meets the end goes on with the first
     item. Encoded items (PNG, JPEG) come as B, G, R.
 
-    data_param: source (folder), batch_size, backend (LMDB), rand_skip (0; start after a random number of items below
-    it), prefetch (4 batches ahead; 0: none, no thread), shuffle (false; a new order in each pass), force_encoded_color.
+    data_param: source (folder), batch_size, backend (LEVELDB, Caffe's default, or LMDB), rand_skip (0; start after a
+    random number of items below it), prefetch (4 batches ahead; 0: none, no thread), shuffle (false; a new order in
+    each pass), force_encoded_color.
 
     transform_param: scale (1), mirror (false; every second item on average), crop_size (0; at random in TRAIN, in the
     middle in TEST), resize_param (none; height and width of every item before it is cropped; interp_mode LINEAR or

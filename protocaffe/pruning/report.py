@@ -61,10 +61,11 @@ class SparsityReport:
             f"{layer.name:<{width}}  {layer.zeros:>10,} of {layer.count:>10,} weights are zero  {layer.sparsity:8.2%}"
             for layer in self.layers
         ]
+        fewer = f"{self.ratio:.1f}x fewer" if self.nonzeros else "nothing is left"
         return [
             *rows,
             f"sparsity {self.sparsity:.2%}: {self.zeros:,} zeros of {self.prunable:,} prunable weights",
-            f"non-zeros {self.nonzeros:,} of {self.parameters:,} parameters ({self.ratio:.1f}x fewer)",
+            f"non-zeros {self.nonzeros:,} of {self.parameters:,} parameters ({fewer})",
         ]
 
 

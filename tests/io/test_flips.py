@@ -1,6 +1,7 @@
-"""Every kind of file with bits flipped at many places, always the same ones: an error of ours, or values as they lie there.
+"""Every kind of file with bits flipped at many places, always the same ones.
 
-Never another exception, a crash, or much memory: the process may take 600 MiB more than it has.
+What comes is an error of ours, or values as they lie there; never another exception, a crash, or much memory: the
+process may take 600 MiB more than it has.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ CASES = [
     for case in json.loads((GOLDENS / "cases.json").read_text())["cases"]
     if case["kind"] == "data" and case["layer_type"] in TYPES
 ]
-NOT_COVERED = "Data_leveldb_uint8"
 RNG = np.random.default_rng(0)
 
 
@@ -44,7 +43,7 @@ def assert_same(first, second):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c["name"] != NOT_COVERED], ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_golden(case, monkeypatch):
     monkeypatch.chdir(GOLDENS / (case["dir"] or "."))
     atol = 1.0 if "force_gray" in case["name"] else 1e-5
@@ -64,11 +63,20 @@ def test_the_goldens_of_each_type_are_there():
     assert {case["layer_type"] for case in CASES} == set(TYPES) and len(CASES) == 19
 
 
-def test_leveldb_is_refused(monkeypatch):
-    case = next(c for c in CASES if c["name"] == NOT_COVERED)
+def test_the_backend_must_be_the_right_one(monkeypatch, tmp_path):
+    case = next(c for c in CASES if c["name"] == "Data_leveldb_uint8")
     monkeypatch.chdir(GOLDENS / case["dir"])
-    with pytest.raises(DataError, match=r'layer "data" \(Data\): "db": backend LEVELDB .* convert the data to LMDB'):
+    with pytest.raises(DataError, match=r'layer "data" \(Data\): "db" is a LevelDB, but .* write backend: LEVELDB'):
+        build(case["prototxt"].replace("LEVELDB", "LMDB"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r'"db": no such folder \(expected a LevelDB'):
         build(case["prototxt"])
+    (tmp_path / "db").mkdir()
+    with pytest.raises(DataError, match='"db" is not a LevelDB: it has no CURRENT'):
+        build(case["prototxt"])
+    write_lmdb(tmp_path / "lmdb", [encode_datum(np.zeros((1, 2, 2), np.uint8), 0)])
+    with pytest.raises(DataError, match=r'"lmdb" is an LMDB, but .* write backend: LMDB'):
+        build(case["prototxt"].replace('"db"', '"lmdb"'))
 
 
 # ------------------------------------------------------------------------------------------------------------ Data

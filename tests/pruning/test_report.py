@@ -30,3 +30,8 @@ def test_a_net_without_prunable_weights():
     report = sparsity_report([], [np.zeros(3)])
     assert report.sparsity == 0
     assert report.ratio == float("inf")
+
+
+def test_a_net_of_zeros_says_that_nothing_is_left():
+    report = sparsity_report([Weights("ip", np.zeros(4, np.float32))], [np.zeros(4, np.float32)])
+    assert report.lines()[-1] == "non-zeros 0 of 4 parameters (nothing is left)"
