@@ -99,12 +99,21 @@ def find_chains(
             layers: list[Layer] = [wire.layer for wire in part]
             for_backward = backward and any(wire.need_backward for wire in part)
             found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]], for_backward)
-            if found.fits():
+            if found.fits() and not (for_backward and _overwritten(found, part, wires[at + len(part) :])):
                 chains.append(Chain(at, at + len(part) - 1, found))
                 at += len(part) - 1
                 break
         at += 1
     return chains
+
+
+def _overwritten(pattern: Pattern, part: Sequence[Wire], later: Sequence[Wire]) -> bool:
+    """Whether a later layer writes over the chain's top, which then is not what the layers' own backward passes expect.
+
+    Theirs is Caffe's: a ReLU reads the sign of what lies there. A chain with a backward pass of its own would differ.
+    """
+    own = type(pattern).backward is not Pattern.backward
+    return own and any(part[-1].tops[0] in wire.tops for wire in later)
 
 
 def _matches(part: Sequence[Wire], types: Sequence[str], hidden: Callable[[str], bool]) -> bool:

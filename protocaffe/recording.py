@@ -74,11 +74,19 @@ class Recording:
             for blob, shape, storage in layout
         )
 
+    @staticmethod
+    def _moved(layout: list[Any]) -> bool:
+        return any(
+            blob.shape == shape and storage is not None and blob.values.data.storage is not storage
+            for blob, shape, storage in layout
+        )
+
     def _forward(self, first: int = 0) -> Plan:
         """The plan of the forward pass; where a shape has changed, made anew for the layers from ``first`` on."""
         if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
-        self.reshape(first)
+        # what moved without another shape (shared parameters) concerns layers before the first as well
+        self.reshape(0 if self._forward_plan is None or self._moved(self._forward_layout) else first)
         self._chains = self._place_blobs(first)
         plan = Plan(self.backend)
         for wire in self._wires:

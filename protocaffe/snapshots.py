@@ -44,8 +44,19 @@ class Snapshots:
             prefix = os.path.join(prefix, stem)
         return f"{prefix}_iter_{self.iter}{extension}"
 
+    @property
+    def _hdf5(self) -> bool:
+        return self.param.SnapshotFormat.Name(self.param.snapshot_format) == "HDF5"
+
     def check_snapshot_folder(self) -> None:
-        """Raise SolverError now, and not after hours, if the folder for snapshots cannot be written to."""
+        """Raise SolverError now, and not after hours, if the folder for snapshots cannot be written to.
+
+        With HDF5, WeightsError for layer names that it cannot store.
+        """
+        if self._hdf5:
+            from .io.hdf5 import check_names
+
+            check_names((layer.name, len(layer.blobs)) for layer in self.net.layers)
         folder = os.path.dirname(os.path.abspath(self.snapshot_name(".caffemodel")))
         try:
             os.makedirs(folder, exist_ok=True)
@@ -62,8 +73,7 @@ class Snapshots:
         from .io.solverstate import SolverState, write_solverstate
 
         history = self.masked_history()  # type: ignore[attr-defined]
-        hdf5 = self.param.SnapshotFormat.Name(self.param.snapshot_format) == "HDF5"
-        kind, end, write = ("HDF5", ".h5", write_state) if hdf5 else ("binary proto", "", write_solverstate)
+        kind, end, write = ("HDF5", ".h5", write_state) if self._hdf5 else ("binary proto", "", write_solverstate)
         model, path = self.snapshot_name(f".caffemodel{end}"), self.snapshot_name(f".solverstate{end}")
         try:
             make_folders(Path(os.path.abspath(model)).parent)

@@ -70,7 +70,7 @@ class WeightFiles:
             layer = queue.pop(0) if len(queue) > 1 else queue[0]
             if stored.unknown and stored.type == layer.type:
                 unknown[stored.name] = stored.unknown
-            if stored.blobs or self._all_shared(layer):
+            if stored.blobs or layer.blobs:
                 stored = self._with_shared(layer, _with_surgery(layer, stored))
                 self._check_layer(layer, stored, source)
                 matched.append((layer, stored))
@@ -89,9 +89,6 @@ class WeightFiles:
 
     def _owned(self, blob: Blob) -> bool:
         return any(blob is owner for owner in self.learnable_params)
-
-    def _all_shared(self, layer: Layer) -> bool:
-        return bool(layer.blobs) and not any(self._owned(blob) for blob in layer.blobs)
 
     def _with_shared(self, layer: Layer, stored: LayerWeights) -> LayerWeights:
         """With None for parameters at the end that another layer owns: HDF5 files hold those once, with the owner."""

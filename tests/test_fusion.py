@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import protocaffe
 from protocaffe import TEST, TRAIN, get_solver
 from protocaffe.backends import get_backend
 from protocaffe.cli.time import measure
@@ -599,3 +600,27 @@ def test_random_nets(text, phase, seed):
         for step in range(2):
             one_pass(seed + step, net)
     same(plain, fused)
+
+
+def test_a_chain_whose_top_is_written_over_is_left_to_its_layers():
+    """ReLU's own backward pass reads the sign of what lies in its blob: fused and unfused must agree on it."""
+    text = """
+    layer { name: "in" type: "Input" top: "x" top: "t" input_param { shape { dim: 8 dim: 5 } shape { dim: 8 dim: 4 } } }
+    layer { name: "ip" type: "InnerProduct" bottom: "x" top: "y"
+            inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+    layer { name: "bn" type: "BatchNorm" bottom: "y" top: "y" }
+    layer { name: "scale" type: "Scale" bottom: "y" top: "y" scale_param { bias_term: true } }
+    layer { name: "relu" type: "ReLU" bottom: "y" top: "y" }
+    layer { name: "shift" type: "Bias" bottom: "y" top: "y" bias_param { filler { value: -0.5 } } }
+    layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }
+    """
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((8, 5)), rng.standard_normal((8, 4))
+    gradients = []
+    for fuse in (True, False):
+        net = protocaffe.Net(prototxt.parse_net(text), TRAIN, seed=1, fuse=fuse)
+        net.forward(x=x, t=t)
+        net.clear_param_diffs()
+        net.backward()
+        gradients.append(net.params["scale"][1].diff.copy())
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-5)

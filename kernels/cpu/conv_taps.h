@@ -78,7 +78,7 @@ static void tap_weights(const Shape& s, const real* x, const real* dy, real* dw,
     if (!x_wide) std::swap(wide, tall);
     const long blocks = ceil_div(wide.channels, NR), panels = ceil_div(tall.channels, MR);
     const long batches = ceil_div(s.n, TAP_IMAGES), tile_size = MR * NR;
-    const long row = wide.pixels / s.oh * ceil_div(s.n, batches) * NR;  // elements of a block per row of output pixels
+    const long row = ceil_div(wide.pixels, s.oh) * ceil_div(s.n, batches) * NR;  // of a block, per row of output pixels
     const long chunks = least(s.oh, ceil_div(s.oh * row, TAP_CHUNK));
     const long parts = least(panels, most(1l, ceil_div(4l * omp_get_max_threads(), s.group * blocks)));
     const bool threads = double(s.n) * s.f * s.pixels * s.depth > PARALLEL_WORK;

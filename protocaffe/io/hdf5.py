@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, WeightsError
 from .caffemodel import LayerWeights
 from .files import atomic_write
 from .solverstate import SolverState
@@ -172,6 +172,28 @@ def read_weights(path: str | os.PathLike[str]) -> list[LayerWeights]:
     return layers
 
 
+def check_names(layers: Iterable[tuple[str, int]]) -> None:
+    """Raise WeightsError for layers, given as (name, number of parameters), that HDF5 cannot tell apart or by name.
+
+    A name is a path there: parts that are empty or "." vanish from it, and a part that is a number may be a parameter.
+    """
+    groups: set[str] = set()
+    parameters: set[str] = set()
+    for name, count in layers:
+        parts = name.split("/")
+        if count and any(part in ("", ".") for part in parts):
+            raise WeightsError(
+                f'layer "{name}" cannot be stored in HDF5, where its name is a path: give it another name'
+            )
+        mine = {f"{name}/{i}" for i in range(count)}
+        if mine & parameters:
+            raise WeightsError(f'two layers are called "{name}", which HDF5 cannot store: give one another name')
+        groups |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
+        parameters |= mine
+    for place in sorted(groups & parameters):
+        raise WeightsError(f'layer "{place}" has the place of a parameter in HDF5: give it another name')
+
+
 def write_weights(
     path: str | os.PathLike[str], weights: Sequence[LayerWeights], write_diff: bool = False, names: Sequence[str] = ()
 ) -> None:
@@ -182,12 +204,17 @@ def write_weights(
     weights : for each layer that has some; a blob that is None (shared, and held by another layer) is left out
     write_diff : also store the gradients
     names : all layers of the net; Caffe gives each a group
+
+    Raises WeightsError for names that HDF5 cannot store; see check_names.
     """
+    held = {layer.name for layer in weights}
+    without = [name for name in names if name not in held and not {"", "."} & set(name.split("/"))]
+    check_names([*((layer.name, len(layer.blobs)) for layer in weights), *((name, 0) for name in without)])
 
     def fill(file: Any) -> None:
         for group in ("data", "diff") if write_diff else ("data",):
             file.require_group(group)
-            for name in names:
+            for name in [*without, *held]:
                 file.require_group(f"{group}/{name}")
         for layer in weights:
             for i, blob in enumerate(layer.blobs):
@@ -200,7 +227,7 @@ def write_weights(
                 mask = layer.masks[i]
                 if mask is not None:
                     bits = np.asarray(mask, np.uint8)
-                    packed = {"compression": "gzip", "shuffle": True} if bits.size else {}
+                    packed = {"compression": "gzip", "shuffle": True} if bits.size and bits.ndim else {}
                     file.create_dataset(f"mask/{place}", data=bits, **packed)
 
     _write(path, fill)

@@ -54,7 +54,10 @@ class MemoryData(Layer):
         top[1].reshape(self.extents[0], 1, 1, 1)
 
     def set_arrays(self, data: Any, labels: Any = None) -> None:
-        """Read batches from ``data`` and ``labels`` (0 without) from now on, beginning with the first."""
+        """Read batches from ``data`` and ``labels`` (0 without) from now on, beginning with the first.
+
+        After a solver's ``restore``, the first arrays begin where the state says.
+        """
         data = np.asarray(data)
         labels = np.zeros(len(data)) if labels is None else np.asarray(labels)
         if data.ndim != 4 or data.shape[1:] != self.extents[1:]:
@@ -66,7 +69,8 @@ class MemoryData(Layer):
             self.fail(ShapeError, f"{text}, got {len(data)}")
         if labels.size != len(data):
             self.fail(ShapeError, f"there must be a label for each of the {len(data)} items, got shape {labels.shape}")
-        self._data, self._labels, self._at = data, labels.reshape(-1, 1, 1, 1), 0
+        self._at = self._at % len(data) if self._data is None else 0  # a position sought before there were arrays holds
+        self._data, self._labels = data, labels.reshape(-1, 1, 1, 1)
 
     def forward(self, bottom, top):
         data, label = top

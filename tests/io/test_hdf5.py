@@ -10,7 +10,7 @@ import pytest
 
 import protocaffe
 from protocaffe.errors import FileFormatError, ProtocaffeError, WeightsError
-from protocaffe.io import hdf5, parse_net, schema
+from protocaffe.io import hdf5, parse_net, parse_solver, schema
 from protocaffe.io.solverstate import SolverState
 from tests.support.goldens import GOLDENS
 
@@ -292,3 +292,44 @@ def test_damaged_files_end_in_an_error_or_are_read(tmp_path):
             assert "b.h5" in str(error)
             refused += 1
     assert refused >= 60
+
+
+@pytest.mark.parametrize("name", ["a/", "/a", "a//b", ".", "a/."])
+def test_names_that_hdf5_cannot_hold_are_refused_before_anything_is_written(tmp_path, name):
+    net = make(text=NET.replace("block/one", name))
+    with pytest.raises(WeightsError, match="its name is a path: give it another name"):
+        net.save(tmp_path / "a.h5")
+    assert not list(tmp_path.iterdir())
+    net.save(tmp_path / "a.caffemodel")
+
+
+@pytest.mark.parametrize(
+    ("other", "match"), [("two", 'two layers are called "two"'), ("two/1", 'layer "two/1" has the')]
+)
+def test_names_that_fall_together_are_refused_and_training_does_not_begin(tmp_path, other, match):
+    text = NET.replace("block/one", other)
+    text = text.replace('param { name: "w" }', "")
+    with pytest.raises(WeightsError, match=match):
+        make(text=text).save(tmp_path / "a.h5")
+    param = parse_solver(f'base_lr: 0.1 lr_policy: "fixed" snapshot_format: HDF5 snapshot_prefix: "{tmp_path}/s"')
+    param.net_param.CopyFrom(parse_net(text))
+    solver = protocaffe.get_solver(param)
+    with pytest.raises(WeightsError, match=match):
+        solver.solve()
+    assert solver.iter == 0
+
+
+def test_a_layer_whose_weights_another_net_shared_is_not_left_as_it_was(tmp_path):
+    """The file holds a shared parameter once: a net that does not share it cannot be filled from it, and says so."""
+    make().save(tmp_path / "a.h5")
+    with pytest.raises(WeightsError, match=r'layer "two" .* the file holds no parameter 0'):
+        make(text=NET.replace('param { name: "w" }', "")).copy_from(tmp_path / "a.h5")
+
+
+def test_a_mask_of_a_single_value_is_stored(tmp_path):
+    text = NET + 'layer { name: "s" type: "Scale" bottom: "three" top: "s" scale_param { axis: 0 num_axes: 0 } }'
+    net, other = make(text=text), make(2, text)
+    net.params["s"][0].mask = np.zeros(())
+    net.save(tmp_path / "a.h5")
+    other.copy_from(tmp_path / "a.h5")
+    assert other.params["s"][0].mask is not None and other.params["s"][0].data == 0

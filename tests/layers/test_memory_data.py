@@ -50,6 +50,13 @@ def test_position_and_seek(net):
     np.testing.assert_array_equal(net.blobs["data"].data, DATA[4:])
 
 
+def test_a_position_sought_before_there_are_arrays_holds_for_the_first(net):
+    net.layers[0].seek(4)
+    net.set_input_arrays(DATA)
+    net.forward()
+    np.testing.assert_array_equal(net.blobs["data"].data, DATA[4:])
+
+
 def test_errors(net):
     with pytest.raises(DataError, match=r'layer "L" \(MemoryData\): has no arrays yet: call net.set_input_arrays'):
         net.forward()

@@ -46,3 +46,15 @@ def test_it_learns_with_iter_size_and_test_nets_see_it():
         assert not blob.prunable
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_shared_values_are_seen_by_a_pass_that_begins_behind_it():
+    text = TEXT.replace("layer {", 'layer { name: "p"')
+    text += 'layer { name: "sum" type: "Reduction" bottom: "y" top: "sum" reduction_param { operation: MEAN } }'
+    for warm in (False, True):
+        owner, user = protocaffe.Net(parse_net(text)), protocaffe.Net(parse_net(text))
+        if warm:
+            user.forward()
+        owner.params["p"][0].data[...] = 7
+        user.share_with(owner)
+        assert user.forward(start="sum")["sum"] == 7
