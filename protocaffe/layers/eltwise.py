@@ -17,7 +17,7 @@ class Eltwise(Layer):
     largest. Of equal values the second of the first two bottoms is taken as the largest, later ones only if larger.
 
     Options: ``operation`` SUM, ``coeff`` (all 1; SUM only), ``stable_prod_grad`` true. Raises ShapeError for bottoms of
-    different shapes, ParameterError for ``coeff`` in another number than bottoms, or with another operation.
+    different shapes, ParameterError for ``coeff`` in another number than bottoms, or with PROD (MAX ignores it).
 
     Example::
 
@@ -33,8 +33,8 @@ class Eltwise(Layer):
         p = self.param.eltwise_param
         operations = p.DESCRIPTOR.enum_types_by_name["EltwiseOp"].values_by_number
         self.operation = operations[p.operation].name
-        if p.coeff and self.operation != "SUM":
-            self.fail(ParameterError, f"coeff is for SUM alone, the operation is {self.operation}")
+        if p.coeff and self.operation == "PROD":
+            self.fail(ParameterError, "coeff is for SUM, the operation is PROD")
         if p.coeff and len(p.coeff) != len(bottom):
             self.fail(ParameterError, f"coeff must be given for none or all {len(bottom)} bottoms, got {len(p.coeff)}")
         self.coeff = list(p.coeff) or [1.0] * len(bottom)

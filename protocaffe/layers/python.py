@@ -36,8 +36,9 @@ class Python(Layer):
 
     Naming a module in a prototxt runs its code: build nets with such layers from files that you trust.
 
-    Options: ``module``, ``layer``, ``param_str``. Raises NetError where the class is not found, is no Layer, or raises
-    an error of its own, which the message names.
+    Options: ``module``, ``layer``, ``param_str``, ``share_in_parallel`` (accepted; it changes nothing where one solver
+    trains). Raises NetError where the class is not found, is no Layer, or raises an error of its own, which the message
+    names.
 
     Example::
 

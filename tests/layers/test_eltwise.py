@@ -71,12 +71,20 @@ def test_of_equal_values_the_second_then_the_earlier_wins():
     np.testing.assert_array_equal(grads, [[0, 1, 1], [1, 0, 0], [0, 0, 0]])
 
 
+def test_max_takes_coefficients_and_ignores_them_as_caffe_does():
+    bench = Bench(eltwise("operation: MAX coeff: 3 coeff: -1"), dict.fromkeys("ab", (2,)), get_backend("cpu"))
+    (y,) = bench.forward([np.array([1.0, 5]), np.array([2.0, 4])])
+    np.testing.assert_array_equal(y, [2, 5])
+    grads, _ = bench.backward([np.array([7.0, 8])], [True] * 2)
+    np.testing.assert_array_equal(grads, [[0, 8], [7, 0]])
+
+
 def test_eltwise_errors():
     shapes = {"a": (2, 3), "b": (2, 3)}
     check_error(NetError, "takes at least 2 bottom", eltwise("", "a"), {"a": (2,)})
     match = r'bottom 1 "b" must have the shape of bottom 0 \(2, 3\), got \(3, 2\)'
     check_error(ShapeError, match, eltwise(), {"a": (2, 3), "b": (3, 2)})
-    check_error(ParameterError, "coeff is for SUM alone, the operation is PROD",
+    check_error(ParameterError, "coeff is for SUM, the operation is PROD",
                 eltwise("operation: PROD coeff: 1 coeff: 2"), shapes)  # fmt: skip
     check_error(ParameterError, "for none or all 2 bottoms, got 1", eltwise("coeff: 1"), shapes)
 

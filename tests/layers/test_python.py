@@ -6,6 +6,7 @@ import pytest
 import protocaffe
 from protocaffe.errors import NetError, ShapeError
 from protocaffe.io import parse_net, parse_solver
+from tests.support.split_backend import SplitBackend
 
 MODULE = '''
 import numpy as np
@@ -57,9 +58,28 @@ class Rows(caffe.Layer):
         top[0].reshape(1, bottom[0].shape[1])
 
     def forward(self, bottom, top):
-        rows = bottom[0].data[bottom[0].data[:, 0] > 0]
+        self.kept = bottom[0].data[:, 0] > 0
+        rows = bottom[0].data[self.kept]
         top[0].reshape(*rows.shape)
         top[0].data[...] = rows
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 0
+        bottom[0].diff[self.kept] = top[0].diff
+
+
+class Counter(caffe.Layer):
+    """A source: 2, 3, 2, 3, ... rows that hold the number of the pass"""
+
+    def setup(self, bottom, top):
+        self.passes = 0
+
+    def reshape(self, bottom, top):
+        top[0].reshape(2 + self.passes % 2, 3)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = self.passes
+        self.passes += 1
 
 
 class Broken(caffe.Layer):
@@ -97,11 +117,12 @@ def layer(name, param_str="", module="my_python_layers", bottom="x", more=""):
     return f'layer {{ name: "L" type: "Python" bottom: "{bottom}" top: "y" {more} python_param {{ {param} }} }}'
 
 
-def build(text, shape=(4, 3), head="force_backward: true "):
+def build(text, shape=(4, 3), head="force_backward: true ", backend=None):
     dims = " ".join(f"dim: {d}" for d in shape)
     return protocaffe.Net(
         parse_net(f'{head} layer {{ name: "in" type: "Input" top: "x" input_param {{ shape {{ {dims} }} }} }} {text}'),
         0,
+        backend=backend,
     )
 
 
@@ -163,6 +184,32 @@ def test_a_top_whose_shape_depends_on_the_data():
         assert out.shape == (count, 3)
         np.testing.assert_allclose(out, (e / e.sum(1, keepdims=True)) ** 3, rtol=1e-5)
         assert net.blobs["s"].shape == (count, 3)
+
+
+@pytest.mark.parametrize("backend", [None, SplitBackend()], ids=["cpu", "split"])
+def test_gradients_through_a_top_whose_shape_depends_on_the_data(backend):
+    text = layer("Rows") + layer("Weight", bottom="y").replace('"L"', '"w"').replace('top: "y"', 'top: "z"')
+    text += 'layer { name: "t" type: "TanH" bottom: "z" top: "t" }'
+    net = build(text, backend=backend)
+    net.params["w"][0].data = [0.5, 1, 2]
+    rng = np.random.default_rng(0)
+    for count in (2, 4, 0, 3):
+        x = rng.uniform(0.1, 1, (4, 3))
+        x[count:, 0] *= -1
+        dt = rng.standard_normal((count, 3))
+        net.forward(x=x)
+        net.clear_param_diffs()
+        dx = net.backward(t=dt)["x"]
+        dz = dt * (1 - np.tanh(x[:count] * [0.5, 1, 2]) ** 2)
+        np.testing.assert_allclose(dx, np.concatenate([dz * [0.5, 1, 2], np.zeros((4 - count, 3))]), atol=1e-6)
+        np.testing.assert_allclose(net.params["w"][0].diff, (dz * x[:count]).sum(0), atol=1e-6)
+
+
+def test_a_source_whose_batches_differ_in_size():
+    source = layer("Counter").replace('bottom: "x"', "")
+    net = protocaffe.Net(parse_net(source + 'layer { name: "t" type: "TanH" bottom: "y" top: "t" }'), 0)
+    for k in range(4):
+        np.testing.assert_allclose(net.forward()["t"], np.full((2 + k % 2, 3), np.tanh(k)), rtol=1e-6)
 
 
 def test_hooks_and_parts_of_the_net_meet_it_too():
