@@ -322,7 +322,7 @@ def test_names_that_fall_together_are_refused_and_training_does_not_begin(tmp_pa
 def test_a_layer_whose_weights_another_net_shared_is_not_left_as_it_was(tmp_path):
     """The file holds a shared parameter once: a net that does not share it cannot be filled from it, and says so."""
     make().save(tmp_path / "a.h5")
-    with pytest.raises(WeightsError, match=r'layer "two" .* the file holds no parameter 0'):
+    with pytest.raises(WeightsError, match=r'layer "three" .* has 1 parameters, but the file holds 0'):
         make(text=NET.replace('param { name: "w" }', "")).copy_from(tmp_path / "a.h5")
 
 

@@ -45,7 +45,9 @@ CASES = {
         "num_output: 4 kernel_size: 2 dilation: 2 group: 2", (1, 2, 4, 3, 4), {"dilation": 2, "group": 2},
     ),
     "four_axes": ("num_output: 2 kernel_size: 2", (1, 2, 3, 2, 3, 2), {}),
-    "more_rows_out_than_pixels_in": ("num_output: 8 kernel_h: 3 kernel_w: 1 pad_h: 2 pad_w: 0", (4, 8, 8, 1), {"pad": (2, 0)}),
+    "more_rows_out_than_pixels_in": (
+        "num_output: 8 kernel_h: 3 kernel_w: 1 pad_h: 2 pad_w: 0", (4, 8, 8, 1), {"pad": (2, 0)},
+    ),
     "one_pixel_in": ("num_output: 8 kernel_size: 3 pad: 2", (5, 8, 1, 1), {"pad": 2}),
     "four_pixels_in": ("num_output: 16 kernel_size: 2 pad: 2", (4, 16, 2, 2), {"pad": 2}),
     "force_nd": (
