@@ -12,7 +12,7 @@ import numpy as np
 
 from . import debug
 from .arena import Arena
-from .backends import Backend, get_backend
+from .backends import Backend, default_backend
 from .blob import Blob
 from .errors import NetError, ShapeError, did_you_mean
 from .fusion import Chain
@@ -39,7 +39,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
     phase : protocaffe.TRAIN or protocaffe.TEST
     level, stages : select layers by their include and exclude rules
     weights : path of a caffemodel to copy from (comma-separated: several)
-    backend : the device; the CPU unless given
+    backend : the device; unless given the CPU, or what set_mode_gpu() chose
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
     fuse : whether chains of layers (convolution and ReLU, say) run as one where nothing looks in between (fusion.py)
     reuse_memory : TEST nets only: blobs that no later layer reads give their memory on, so that a pass takes a fraction
@@ -82,7 +82,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
         if not param.layer:
             raise NetError(f"{self.source}: the net has no layers")
-        self.backend = backend or get_backend("cpu")
+        self.backend = backend or default_backend()
         self.phase = int(phase)
         self.seed = fresh_seed(seed)
         self._fuse = fuse

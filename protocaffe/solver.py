@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import backends, debug
-from .backends import Backend, get_backend
+from .backends import Backend, default_backend, get_backend
 from .errors import BackendError, DivergedError, ParameterError, SolverError, did_you_mean
 from .hooks import Handle
 from .layer import TEST, TRAIN
@@ -39,7 +39,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     Parameters
     ----------
     solver_file : path of a solver prototxt, or a SolverParameter message
-    backend : the device; the CPU unless given
+    backend : the device; unless given what ``solver_mode`` or set_mode_gpu() says, else the CPU
     source : what messages and snapshots call the solver where a SolverParameter is given: its file, say
     reuse_memory : whether the blobs of test nets give their memory on to later ones, so that between passes only the
         nets' inputs and outputs can be read
@@ -110,12 +110,15 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def _default_backend(self) -> Backend:
         p = self.param
         if p.HasField("solver_mode") and p.solver_mode == p.GPU and not backends.cpu_chosen:
-            self.fail(
-                BackendError,
-                "solver_mode: GPU, but this version of protocaffe computes on the CPU; say so with --cpu, "
-                'protocaffe.set_mode_cpu() or backend=get_backend("cpu"), or take the line out',
-            )
-        return get_backend("cpu")
+            try:
+                return get_backend(f"cuda:{p.device_id}" if p.HasField("device_id") else "cuda")
+            except BackendError as error:
+                self.fail(
+                    BackendError,
+                    f'solver_mode: GPU, but {error}, protocaffe.set_mode_cpu() or backend=get_backend("cpu"), or take '
+                    "the line out",
+                )
+        return default_backend()
 
     def _check_param(self) -> None:
         p = self.param
