@@ -40,6 +40,13 @@ class Storage:
         self.backend.dirty.add(self)
         return self._host
 
+    def fresh(self) -> np.ndarray:
+        """A host copy that is about to be written to in whole, so that nothing need be brought from the device."""
+        if not self.backend.unified:
+            self._host = np.empty(self.size, self.dtype)
+            self._host_epoch = self.backend.epoch
+        return self.host()
+
 
 class Memory:
     """A shaped piece of a storage: what layers hand to kernels."""
@@ -65,6 +72,11 @@ class Memory:
     def array(self) -> np.ndarray:
         """The elements as a NumPy view on the host."""
         return self.storage.host()[self.offset : self.offset + self.count].reshape(self.shape)
+
+    def assign(self, values: Any) -> None:
+        """Set all elements."""
+        whole = self.offset == 0 and self.count == self.storage.size
+        (self.storage.fresh().reshape(self.shape) if whole else self.array)[...] = values
 
     def at(self, offset: int, *shape: int) -> Memory:
         """A piece of this one that starts ``offset`` elements into it."""

@@ -235,6 +235,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._clip,
         )
         self._update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        self._update = self.backend.sequence(self._update)
         self._update_version = arena.version
 
     def adam_correction(self) -> float:
@@ -251,10 +252,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.lr, self.current_step = learning_rate(p, self.iter, self.current_step)
         if p.display and self.iter % p.display == 0:
             logger.info("Iteration %d, lr = %s", self.iter, number(self.lr))
-        self._hyper.array[...] = (
+        self._hyper.assign((
             self.lr, p.momentum, self.second_decay(), p.delta, p.weight_decay, 1 / p.iter_size, self.adam_correction(),
             p.clip_gradients,
-        )  # fmt: skip
+        ))  # fmt: skip
         if self._update_version != self.net.arena.version:
             self._bind_update()
         self.backend.replay(self._update)

@@ -14,8 +14,10 @@ from ..memory import Memory, Storage
 from ..resources import resource_path
 from .arguments import Kernels
 from .base import Backend, Bound
+from .batched import BatchedConvolution
 from .cuda_blas import Blas, address
 from .cuda_device import open_device
+from .cuda_graph import segments
 from .cuda_kernels import Modules
 
 #: threads of a block; of a block that has a row, which reduces over them
@@ -46,6 +48,8 @@ class CudaBackend(Backend):
         self._modules = Modules(self.device, folder / "portable.h", self.real == np.float64)
         self._blas = Blas(self.device, self.real)
         self._users: dict[str, Path] = {}
+        #: whether plans recorded from now on are captured into CUDA graphs
+        self.graphs = True
 
     @property
     def math(self) -> str:
@@ -105,7 +109,16 @@ class CudaBackend(Backend):
         call.keep = args  # type: ignore[attr-defined]
         return call
 
+    def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
+        """The calls as CUDA graphs, cut where Python has its say."""
+        calls = [call for call in calls if call is not nothing]
+        return segments(self.device.stream, calls) if self.graphs else calls
+
     # --------------------------------------------------------------------------------------------------------- GEMM
+    def convolution(self, ops: Any, shape: Any) -> BatchedConvolution:
+        """All images at once: a call for each would leave the GPU idle."""
+        return BatchedConvolution(ops, shape)
+
     def bind_gemm(
         self,
         trans_a: bool,
