@@ -217,11 +217,11 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
         masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
-        self._update = []
+        update: list[Any] = []
         if self.param.clip_gradients >= 0:
             args = (arena.size, diff, mask, masked, self._partial)
-            self._update.append(bind("square_sums", CLIP_PIECES, args, rows=True))
-            self._update.append(bind("clip_scale", 1, (CLIP_PIECES, self._partial, self._hyper, self._clip), rows=True))
+            update.append(bind("square_sums", CLIP_PIECES, args, rows=True))
+            update.append(bind("clip_scale", 1, (CLIP_PIECES, self._partial, self._hyper, self._clip), rows=True))
         args = (
             weights,
             diff,
@@ -234,8 +234,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._hyper,
             self._clip,
         )
-        self._update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
-        self._update = self.backend.sequence(self._update)
+        update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        self._update = self.backend.sequence(update)
         self._update_version = arena.version
 
     def adam_correction(self) -> float:

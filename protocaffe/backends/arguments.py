@@ -22,11 +22,15 @@ class Kernels:
         self.folder = folder
         self._manifest = manifest.parse([*sorted(folder.glob("*.h")), *sorted(folder.glob("*.cu"))])
         self._pointees = {
-            "store": real, "real": real, "int": np.dtype(np.int32), "u8": np.dtype(np.uint8), "u64": np.dtype(np.uint64),
-        }  # fmt: skip
+            "store": real,
+            "real": real,
+            "int": np.dtype(np.int32),
+            "u8": np.dtype(np.uint8),
+            "u64": np.dtype(np.uint64),
+        }
 
     def read(self, path: Path) -> manifest.Manifest:
-        """What a user's own file defines. Raises KernelError for a kernel that is no kernel, or a name that is taken."""
+        """What a user's own file defines. Raises KernelError for what is no kernel, or a name that is taken."""
         try:
             more = manifest.parse([path])
         except (OSError, ValueError) as error:

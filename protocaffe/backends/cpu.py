@@ -133,9 +133,11 @@ class CpuBackend(Backend):
             return self._real(value)
         if isinstance(value, int):
             return _CTYPES[kind](value)
-        cls = self._structs.get(kind)
+        cls: Any = self._structs.get(kind)
         if cls is None:
-            members = [(f, ctypes.c_int * length if length else ctypes.c_int) for f, length in self._kernels.fields(kind)]
+            members = [
+                (f, ctypes.c_int * length if length else ctypes.c_int) for f, length in self._kernels.fields(kind)
+            ]
             cls = self._structs[kind] = type(kind, (ctypes.Structure,), {"_fields_": members})
         return cls.from_buffer_copy(np.array(value, np.int32))
 

@@ -27,7 +27,7 @@ def cuda():
     "call", [protocaffe.set_mode_gpu, lambda: protocaffe.set_device(0), lambda: get_backend("cuda:1")]
 )
 def test_without_a_gpu_the_error_names_the_way_out(call):
-    with pytest.raises(BackendError, match="no GPU can be used here.* --cpu"):
+    with pytest.raises(BackendError, match=r"no GPU can be used here.* --cpu"):
         call()
     assert (backends.gpu_chosen, backends.gpu) == (False, 0)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from functools import cache
+from typing import Any
 
 from protocaffe.backends import get_backend
 from protocaffe.errors import BackendError
