@@ -121,9 +121,10 @@ def test_a_users_own_kernels(cuda, tmp_path):
     x = cuda.from_array(np.arange(5, dtype=np.float32))
     cuda.run("own_triple", 5, x)
     assert x.array.tolist() == [0, 3, 6, 9, 12]
+    path = tmp_path / "bad.cu"
     path.write_text('#include "portable.h"\nKERNEL own_bad(long n, store* y) { y[0] = nowhere; }\n')
     cuda.load_kernels(path)
-    with pytest.raises(KernelError, match=r"own\.cu do not compile: .*nowhere"):
+    with pytest.raises(KernelError, match=r"bad\.cu do not compile: .*nowhere"):
         cuda.run("own_bad", 1, x)
 
 
