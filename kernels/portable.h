@@ -158,8 +158,8 @@ DEVICE real row_max(long n, F f) {
 }
 #endif
 
-#if ON_GPU && defined(SHAPE_VALUES)
-#define SHAPE(type, s, argument) constexpr type s = SHAPE_VALUES
+#if ON_GPU && defined(SHAPED)  // SHAPE_<type> comes from the compiler's line (backends/cuda_kernels.py)
+#define SHAPE(type, s, argument) SHAPE_##type(s, argument)
 #else
 #define SHAPE(type, s, argument) const type s = argument
 #endif

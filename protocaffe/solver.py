@@ -317,10 +317,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                 return
 
     def _forward_backward(self) -> float:
-        self.net.run_forward()
-        loss = self.net.loss()
+        self.net.run_forward(check=False)
         self.net.run_backward()
-        return loss
+        self.net.check()
+        return self.net.loss()
 
     def _note_loss(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -20,10 +20,12 @@ from .cuda_device import open_device
 from .cuda_graph import segments
 from .cuda_kernels import Modules
 
-#: threads of a block; of a block that has a row, which reduces over them
-_BLOCK, _ROW_BLOCK = 256, 256
+_BLOCK = 256
+_ROW_BLOCKS = (32, 64, 128, 256, 512)
 #: blocks per multiprocessor at most: more elements than that are strides of the kernels' loops
 _WAVES = 32
+#: elements from which on a kernel is compiled for the shape of its images
+_WORTH_A_SHAPE = 1 << 12
 _NARROW = 1 << 30  # below it 32-bit indices cannot overflow, a grid's stride included
 
 
@@ -71,8 +73,8 @@ class CudaBackend(Backend):
         self.device.upload(storage.device, storage._host)
 
     def download(self, storage: Storage) -> np.ndarray:
-        """GPU to a new host array: views of older ones stay what they were."""
-        values = np.empty(storage.size, storage.dtype)
+        """GPU to the host's array, of which Python may hold views."""
+        values = np.empty(storage.size, storage.dtype) if storage._host is None else storage._host
         self.device.download(storage.device, values)
         return values
 
@@ -99,10 +101,10 @@ class CudaBackend(Backend):
             return nothing
         largest = max((m.offset + m.count for m in values if isinstance(m, Memory)), default=0)
         path = self._users.get(kernel) or self._kernels.folder / signature.source
-        structs = {p.type: 4 * len(v) for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
+        structs = {p.type: v for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
         wide = max(largest, elements) >= _NARROW
-        function = self._modules.function(path, signature, structs, wide)
-        block = _ROW_BLOCK if rows else _BLOCK
+        function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
+        block = _row_block(largest // n) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
         call = partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
@@ -112,7 +114,7 @@ class CudaBackend(Backend):
     def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
         """The calls as CUDA graphs, cut where Python has its say."""
         calls = [call for call in calls if call is not nothing]
-        return segments(self.device.stream, calls) if self.graphs else calls
+        return segments(self.device, calls) if self.graphs else calls
 
     # --------------------------------------------------------------------------------------------------------- GEMM
     def convolution(self, ops: Any, shape: Any) -> BatchedConvolution:
@@ -140,6 +142,11 @@ class CudaBackend(Backend):
         """cuBLAS's GEMM."""
         call = self._blas.bind(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, strides)
         return nothing if call is None else call
+
+
+def _row_block(columns: int) -> int:
+    """Threads for a row of about so many columns."""
+    return next((block for block in _ROW_BLOCKS if block >= columns), _ROW_BLOCKS[-1])
 
 
 def _pack(value: Any) -> Any:

@@ -33,7 +33,7 @@ class Blas:
         self._handle = cublas.create()
         self._workspace = device.allocate(_WORKSPACE)
         cublas.set_stream(self._handle, device.stream.handle)  # it resets the workspace, so it comes first
-        cublas.set_workspace(self._handle, int(self._workspace), _WORKSPACE)
+        cublas.set_workspace(self._handle, self._workspace.address, _WORKSPACE)
         self.math = "fp32"
 
     @property
@@ -72,4 +72,4 @@ class Blas:
 
 def address(memory: Memory) -> int:
     """Where a piece of memory begins on the device."""
-    return int(memory.storage.device) + memory.offset * memory.dtype.itemsize
+    return int(memory.storage.device.address) + memory.offset * memory.dtype.itemsize

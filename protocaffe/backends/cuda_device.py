@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,19 @@ def driver() -> Any:
     return cuda
 
 
+class Allocation:
+    """Memory of the GPU. What holds it may be collected in any thread, so freeing is left to `Device.collect`."""
+
+    __slots__ = ("_memory", "_trash", "address")
+
+    def __init__(self, memory: Any, trash: list[Callable[[], Any]]) -> None:
+        self._memory, self._trash = memory, trash
+        self.address = int(memory)
+
+    def __del__(self) -> None:
+        self._trash.append(self._memory.free)
+
+
 class Device:
     """GPU ``number``, its primary context made current, and the stream that everything runs on."""
 
@@ -53,10 +67,18 @@ class Device:
         self.stream = self.driver.Stream(_NON_BLOCKING)
         major, minor = self.gpu.compute_capability()
         self.arch = f"sm_{major}{minor}"
+        #: what frees things that are no longer needed; only the thread that has the context may call it
+        self.trash: list[Callable[[], Any]] = []
         self.processors = int(self.gpu.get_attribute(self.driver.device_attribute.MULTIPROCESSOR_COUNT))
 
-    def allocate(self, size: int) -> Any:
-        """``size`` zeroed bytes, freed when the handle (an address, as an int) is. Raises BackendError if too many."""
+    def collect(self) -> None:
+        """Free what is no longer needed."""
+        while self.trash:
+            self.trash.pop()()
+
+    def allocate(self, size: int) -> Allocation:
+        """``size`` zeroed bytes. Raises BackendError where there are not that many left."""
+        self.collect()
         try:
             memory = self._allocate(size)
         except self.driver.MemoryError as error:
@@ -65,22 +87,23 @@ class Device:
                 f"{size >> 20} MiB are needed, GPU {self.number} has {free >> 20} of {total >> 20} MiB left"
             ) from error
         self.driver.memset_d8_async(memory, 0, size, self.stream)
-        return memory
+        return Allocation(memory, self.trash)
 
     def _allocate(self, size: int) -> Any:
         try:
             return self.driver.mem_alloc(size)
         except self.driver.MemoryError:
             gc.collect()  # nets that are gone may wait for it
+            self.collect()
             return self.driver.mem_alloc(size)
 
-    def upload(self, memory: Any, values: np.ndarray) -> None:
+    def upload(self, memory: Allocation, values: np.ndarray) -> None:
         """Copy to the GPU; ``values`` may change as soon as this returns."""
-        self.driver.memcpy_htod_async(memory, values, self.stream)
+        self.driver.memcpy_htod_async(memory.address, values, self.stream)
 
-    def download(self, memory: Any, values: np.ndarray) -> None:
+    def download(self, memory: Allocation, values: np.ndarray) -> None:
         """Copy from the GPU, after all that it was given to do."""
-        self.driver.memcpy_dtoh_async(values, memory, self.stream)
+        self.driver.memcpy_dtoh_async(values, memory.address, self.stream)
         self.stream.synchronize()
 
 

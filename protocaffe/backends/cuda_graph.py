@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import BackendError
@@ -16,11 +17,12 @@ class Segment:
     The first time warms up what allocates inside libraries, which a capture must not see.
     """
 
-    def __init__(self, stream: Any, calls: Sequence[Bound]) -> None:
+    def __init__(self, device: Any, calls: Sequence[Bound]) -> None:
         from cuda.bindings import driver
 
         self._driver = driver
-        self._stream = stream
+        self._stream = device.stream
+        self._trash = device.trash
         self._calls = list(calls)
         self._warm = False
         self._graph: Any = None
@@ -64,21 +66,21 @@ class Segment:
 
     def __del__(self) -> None:
         if getattr(self, "_graph", None) is not None:
-            self._driver.cuGraphExecDestroy(self._graph)
+            self._trash.append(partial(self._driver.cuGraphExecDestroy, self._graph))
 
 
-def segments(stream: Any, calls: Sequence[Bound]) -> list[Bound]:
+def segments(device: Any, calls: Sequence[Bound]) -> list[Bound]:
     """The calls with each run of two or more between host calls made into a `Segment`."""
     out: list[Bound] = []
     run: list[Bound] = []
     for call in calls:
         if isinstance(call, HostCall):
-            out += [*_joined(stream, run), call]
+            out += [*_joined(device, run), call]
             run = []
         else:
             run.append(call)
-    return out + _joined(stream, run)
+    return out + _joined(device, run)
 
 
-def _joined(stream: Any, run: list[Bound]) -> list[Bound]:
-    return [Segment(stream, run)] if len(run) > 1 else run
+def _joined(device: Any, run: list[Bound]) -> list[Bound]:
+    return [Segment(device, run)] if len(run) > 1 else run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..errors import KernelError
 from . import build
 from .manifest import Signature
 
+_SHAPE = re.compile(r"\bSHAPE\((\w+),")
 _FORMATS = {"long": "q", "int": "i", "u32": "I", "u64": "Q"}
 
 
@@ -87,26 +89,47 @@ class Modules:
         self._header = header
         self._real = "d" if double else "f"
         self._options = [f"--gpu-architecture={device.arch}", "--std=c++17"] + ["-DREAL_DOUBLE"] * double
-        self._modules: dict[tuple[Path, bool], Any] = {}
-        self._functions: dict[tuple[str, bool], Any] = {}
+        self._modules: dict[tuple[Path, tuple[str, ...]], Any] = {}
+        self._functions: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._shaped: dict[Path, list[str]] = {}
 
-    def function(self, path: Path, signature: Signature, sizes: dict[str, int], wide: bool) -> Any:
-        """The kernel, prepared for its arguments; ``sizes`` of structs in bytes, ``wide``: with 64-bit indices."""
-        key = (signature.name, wide)
+    def function(
+        self, path: Path, signature: Signature, structs: dict[str, tuple[int, ...]], wide: bool, shaped: bool
+    ) -> Any:
+        """The kernel, prepared for its arguments.
+
+        ``wide``: with 64-bit indices; ``shaped``: with the values of its structs as constants, which turns divisions
+        into multiplications and unrolls loops over windows.
+        """
+        more = ("-DINDEX64",) * wide + (self._shapes(path, structs) if shaped else ())
+        key = (signature.name, more)
         if key not in self._functions:
-            module = self._modules.get((path, wide))
+            module = self._modules.get((path, more))
             if module is None:
-                cubin = cached_cubin(path, self._header, self._options + ["-DINDEX64"] * wide)
-                module = self._modules[path, wide] = self._device.driver.module_from_buffer(cubin)
+                cubin = cached_cubin(path, self._header, [*self._options, *more])
+                module = self._modules[path, more] = self._device.driver.module_from_buffer(cubin)
             function = module.get_function(signature.name)
-            function.prepare([self._format(p, sizes) for p in signature.parameters])
+            function.prepare([self._format(p, structs) for p in signature.parameters])
             self._functions[key] = function
         return self._functions[key]
 
-    def _format(self, parameter: Any, sizes: dict[str, int]) -> str:
+    def _shapes(self, path: Path, structs: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+        """Options that give SHAPE (portable.h) its values."""
+        if path not in self._shaped:
+            self._shaped[path] = sorted(set(_SHAPE.findall(path.read_text(encoding="utf-8"))))
+        types = self._shaped[path]
+        if not set(types) & set(structs):
+            return ()
+        given = {
+            t: f"constexpr {t} s={{{','.join(map(str, structs[t]))}}}" if t in structs else f"const {t} s=argument"
+            for t in types
+        }
+        return ("-DSHAPED", *(f"-DSHAPE_{t}(s,argument)={text}" for t, text in given.items()))
+
+    def _format(self, parameter: Any, structs: dict[str, tuple[int, ...]]) -> str:
         """The parameter in the letters of Python's struct module; ints of structs are aligned by themselves."""
         if parameter.pointer:
             return "P"
         if parameter.type == "real":
             return self._real
-        return _FORMATS.get(parameter.type) or f"{sizes[parameter.type]}s"
+        return _FORMATS.get(parameter.type) or f"{4 * len(structs[parameter.type])}s"

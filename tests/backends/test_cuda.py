@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from protocaffe.backends import get_backend
 from protocaffe.errors import BackendError, KernelError
 from protocaffe.io import prototxt
 from tests.support.backends import has_gpu
+from tests.support.bench import Bench
 
 gpu = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
 no_gpu = pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
@@ -135,11 +138,11 @@ def test_every_kernel_compiles_and_is_found(cuda):
         for name in backend._kernels.names():
             if not name.startswith("own_"):
                 signature = backend._kernels.signature(name)
-                sizes = {p.type: 4 * sum(n or 1 for _, n in backend._kernels.fields(p.type))
-                         for p in signature.parameters if p.type in backend._kernels._manifest.structs}  # fmt: skip
+                structs = {p.type: (1,) * sum(n or 1 for _, n in backend._kernels.fields(p.type))
+                           for p in signature.parameters if p.type in backend._kernels._manifest.structs}  # fmt: skip
                 path = backend._kernels.folder / signature.source
-                for wide in (False, True):
-                    assert backend._modules.function(path, signature, sizes, wide)
+                for wide, shaped in ((False, False), (True, False), (False, True)):
+                    assert backend._modules.function(path, signature, structs, wide, shaped)
 
 
 @gpu
@@ -185,3 +188,45 @@ def test_gpu_and_cpu_agree_and_draw_the_same_numbers():
         for name in ("conv", "ip"):
             for ours, theirs in zip(nets[1].params[name], nets[0].params[name], strict=True):
                 np.testing.assert_allclose(ours.diff, theirs.diff, atol=1e-4)
+
+
+@gpu
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("pooling_param { kernel_size: 3 stride: 2 pad: 1 }", (4, 8, 31, 29)),
+        ("pooling_param { pool: AVE kernel_size: 3 stride: 2 pad: 1 }", (4, 8, 31, 29)),
+        ("pooling_param { kernel_size: 2 stride: 2 }", (4, 8, 32, 28)),
+        ("convolution_param { num_output: 6 kernel_size: 5 stride: 2 pad: 2 dilation: 2 group: 2 }", (4, 4, 31, 29)),
+        ("convolution_param { num_output: 6 kernel_size: 3 kernel_size: 1 kernel_size: 2 }", (4, 2, 9, 13, 11)),
+        ("permute_param { order: 3 order: 0 order: 2 order: 1 }", (4, 8, 31, 29)),
+    ],
+)
+def test_kernels_compiled_for_a_shape_give_what_the_cpu_gives(text, shape):
+    kind = {"pool": "Pooling", "conv": "Convolution", "perm": "Permute"}[text[:4]]
+    results = []
+    for name in ("cpu", "cuda"):
+        rng = np.random.default_rng(0)
+        bench = Bench(
+            f'layer {{ type: "{kind}" bottom: "x" top: "y" {text} }}', {"x": shape}, get_backend(name, "float64")
+        )
+        for blob in bench.params:
+            blob.data[...] = rng.standard_normal(blob.shape)
+        tops = bench.forward([rng.standard_normal(shape)])
+        before = [rng.standard_normal(blob.shape) for blob in bench.params]
+        diffs = bench.backward([rng.standard_normal(t.shape) for t in tops], [True], before=before)
+        results.append([*tops, *diffs[0], *diffs[1]])
+    for got, wanted in zip(results[1], results[0], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
+
+
+@gpu
+def test_memory_freed_by_another_thread_is_given_back(cuda):
+    held = [cuda.empty((1 << 26,))]
+    cuda.synchronize()
+    free, _ = cuda.device.driver.mem_get_info()
+    thread = threading.Thread(target=held.clear)
+    thread.start()
+    thread.join()
+    cuda.empty((1,))
+    assert cuda.device.driver.mem_get_info()[0] >= free + (1 << 28)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
+
+import pytest
 
 from protocaffe.backends import get_backend
 from protocaffe.errors import BackendError
 
+#: for tests of what only the CPU has, or of what holds only without a GPU
+cpu_only = pytest.mark.skipif(os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu", reason="the tests run on a GPU")
 CHECK_BUILDS = ("cpu-float64", "cuda-float64")
 
 
