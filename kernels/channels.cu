@@ -62,13 +62,15 @@ KERNEL channel_gradient_sums(long rows, long chunks, long images, long channels,
   FOR_EACH_ROW(r, rows, images * inner / chunks) {
     const index_t c = r / chunks, k = r - c * chunks;
     const real mean = normalise ? factors[2 * c] : real(0), by = normalise ? factors[2 * c + 1] : real(1);
-    real sum = 0, product = 0;
-    for (index_t n = chunk_start(k, chunks, images); n < chunk_start(k + 1, chunks, images); ++n) {
-      const store* row = x + (n * channels + c) * inner;
-      const store* up = dy + (n * channels + c) * inner;
-      sum += row_sum(inner, [=](index_t i) { return real(up[i]); });
-      product += row_sum(inner, [=](index_t i) { return real(up[i]) * ((real(row[i]) - mean) * by); });
-    }
+    real sum, product;
+    rows_sums(
+      chunk_start(k, chunks, images), chunk_start(k + 1, chunks, images), inner,
+      [=](index_t n, index_t i) { return real(dy[(n * channels + c) * inner + i]); },
+      [=](index_t n, index_t i) {
+        const index_t at = (n * channels + c) * inner + i;
+        return real(dy[at]) * ((real(x[at]) - mean) * by);
+      },
+      sum, product);
     ROW_LEADER partial[2 * r] = sum;
     ROW_LEADER partial[2 * r + 1] = product;
   }

@@ -69,7 +69,11 @@ class Recorder:
         if bound is not None:
             self._add(bound, f"conv_{step}" + "_relu" * relu)
             return
-        getattr(self.backend.convolution(self, shape), step)(*args)
+        convolution = self.backend.convolution(self, shape)
+        if relu and convolution.fuses_relu:
+            convolution.forward(*args, relu=True)  # type: ignore[arg-type,call-arg]
+            return
+        getattr(convolution, step)(*args)
         if relu:
             y = args[-1]
             assert y is not None

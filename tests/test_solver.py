@@ -13,6 +13,7 @@ import protocaffe
 from protocaffe.data.datasets import offline_sample
 from protocaffe.errors import BackendError, DataError, DivergedError, ParameterError, SolverError
 from protocaffe.io.solverstate import read_solverstate, write_solverstate
+from tests.support.backends import cpu_only
 
 NET = """
 name: "small"

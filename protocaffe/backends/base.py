@@ -143,6 +143,9 @@ class GenericConvolution:
     ``ops`` is the recorder (plan.Recorder), ``shape`` a layers.convolution.ConvShape.
     """
 
+    #: whether `forward` takes ``relu=True``
+    fuses_relu = False
+
     def __init__(self, ops: Any, shape: Any) -> None:
         self.ops = ops
         self.s = shape

@@ -13,15 +13,15 @@ from ..errors import BackendError
 from ..memory import Memory, Storage
 from ..resources import resource_path
 from .arguments import Kernels
-from .base import Backend, Bound
-from .batched import BatchedConvolution
+from .base import Backend, Bound, GenericConvolution
+from .batched import batched_convolution
 from .cuda_blas import Blas, address
 from .cuda_device import open_device
 from .cuda_graph import segments
 from .cuda_kernels import Modules
 
 _BLOCK = 256
-_ROW_BLOCKS = (32, 64, 128, 256, 512)
+_ROW_BLOCKS = (32, 64, 128, 256, 512, 1024)
 #: blocks per multiprocessor at most: more elements than that are strides of the kernels' loops
 _WAVES = 32
 #: elements from which on a kernel is compiled for the shape of its images
@@ -104,7 +104,7 @@ class CudaBackend(Backend):
         structs = {p.type: v for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
         wide = max(largest, elements) >= _NARROW
         function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
-        block = _row_block(largest // n) if rows else _BLOCK
+        block = min(_row_block(largest // n), self._modules.threads(function)) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
         call = partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
@@ -117,9 +117,9 @@ class CudaBackend(Backend):
         return segments(self.device, calls) if self.graphs else calls
 
     # --------------------------------------------------------------------------------------------------------- GEMM
-    def convolution(self, ops: Any, shape: Any) -> BatchedConvolution:
+    def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
         """All images at once: a call for each would leave the GPU idle."""
-        return BatchedConvolution(ops, shape)
+        return batched_convolution(ops, shape)
 
     def bind_gemm(
         self,

@@ -113,6 +113,11 @@ class Modules:
             self._functions[key] = function
         return self._functions[key]
 
+    def threads(self, function: Any) -> int:
+        """The most threads of a block that its registers allow, in whole warps."""
+        most = function.get_attribute(self._device.driver.function_attribute.MAX_THREADS_PER_BLOCK)
+        return int(most) // 32 * 32
+
     def _shapes(self, path: Path, structs: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
         """Options that give SHAPE (portable.h) its values."""
         if path not in self._shaped:

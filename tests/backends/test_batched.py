@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protocaffe.backends import batched
+from protocaffe.backends.base import GenericConvolution
 from protocaffe.backends.cpu import CpuBackend
 from tests.support.bench import Bench
 
@@ -20,8 +21,8 @@ class Generic(CpuBackend):
 
 
 class Batched(Generic):
-    def convolution(self, ops: Any, shape: Any) -> batched.BatchedConvolution:
-        return batched.BatchedConvolution(ops, shape)
+    def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
+        return batched.batched_convolution(ops, shape)
 
 
 @pytest.mark.parametrize("room", [1 << 26, 700], ids=["one chunk", "several chunks"])
