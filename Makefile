@@ -1,5 +1,6 @@
 # make demo    set up, install, fetch MNIST, train, prune, fine-tune, test LeNet; prints a table and a line of JSON
 # make test    set up with the test tools, then run every test and doctest
+# make test-gpu the tests of what runs on a GPU
 # make lint types kernels docs bench sanitize wheel
 # The virtual environment is .venv; choose another with VENV=..., another Python with PYTHON=...
 PYTHON ?= python3
@@ -8,13 +9,20 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find protocaffe kernels proto models setup.py pyproject.toml -type f -not -path '*/__pycache__/*' \
 	-not -path 'protocaffe/_build/*' -not -path 'protocaffe/_share/*' 2>/dev/null)
 
-.PHONY: demo test lint types kernels docs bench sanitize wheel ci clean
+GPU_TESTS := tests/layers tests/pruning tests/backends/test_cuda.py tests/test_goldens.py tests/test_masks.py \
+	tests/test_solver.py tests/test_update_kernels.py tests/test_net_runs.py tests/test_trained_models.py
+
+.PHONY: demo test test-gpu lint types kernels docs bench sanitize wheel ci clean
 
 demo: $(VENV)/.installed
 	$(BIN)/protocaffe demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+# Layers, goldens, solvers and masks on the GPU: what does not name a device computes there
+test-gpu: $(VENV)/.test
+	PROTOCAFFE_TEST_DEVICE=gpu $(BIN)/python -m pytest -q $(GPU_TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -62,14 +62,14 @@ def timed(step: Any, case: Case) -> dict[str, Any]:
     return {"ms": statistics.median(wall), "cpu_ms": statistics.median(cpu), "mb": size}
 
 
-def our_step(name: str) -> Any:
+def our_step(name: str, case: Case | None = None) -> Any:
     """Our step: the net of models/<name> with its data layer replaced by an Input."""
     import numpy as np
 
     import protocaffe
     from protocaffe.io import prototxt
 
-    case = NETS[name]
+    case = case or NETS[name]
     solver_param = prototxt.read_solver(ROOT / "models" / name / "solver.prototxt")
     net = prototxt.read_net(ROOT / "models" / name / "train_val.prototxt")
     kept = [layer for layer in net.layer if layer.type not in ("Data", "Accuracy")]

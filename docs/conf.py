@@ -68,17 +68,32 @@ def commands_page() -> str:
 
 
 def steps_table() -> str:
-    """benchmarks/results/cpu_steps.json as a Markdown table."""
-    result = json.loads((HERE.parent / "benchmarks/results/cpu_steps.json").read_text())
-    head = ["net", "batch", "protocaffe, ms", "PyTorch, ms", "ratio of times", "peak memory, MB", "PyTorch's, MB"]
-    rows = [head, ["---"] * len(head)]
-    for row in result["rows"]:
-        memory = [f"{row[key]:,.0f}" if key in row else "" for key in ("ours_mb", "torch_mb")]
-        times = [f"{row['ours_ms']:.1f}", f"{row['torch_ms']:.1f}", f"{row['ratio']:.2f}"]
-        rows.append([row["net"], str(row["batch"]), *times, *memory])
-    machine = ", ".join(str(result[key]) for key in ("processor", "date") if key in result)
-    where = f"{result['threads']} threads{', ' + machine if machine else ''}; medians of {result['rounds']} rounds"
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{where}.\n"
+    """The figures of cpu_steps in benchmarks/results as Markdown tables."""
+    out = []
+    for path in sorted((HERE.parent / "benchmarks/results").glob("cpu_steps*.json")):
+        result = json.loads(path.read_text())
+        head = [
+            "net",
+            "batch",
+            "ms",
+            "PyTorch's ms",
+            "ratio of times",
+            "of processor times",
+            "MB",
+            "PyTorch's MB",
+            "load",
+        ]
+        rows = [head, ["---"] * len(head)]
+        for row in result["rows"]:
+            keys = ("ours_ms", "torch_ms", "ratio", "cpu_ratio", "ours_mb", "torch_mb", "load")
+            form = (".1f", ".1f", ".2f", ".2f", ",.0f", ",.0f", ".1f")
+            values = [format(row[key], f) if key in row else "" for key, f in zip(keys, form, strict=True)]
+            rows.append([row["net"], str(row["batch"]), *values])
+        threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+        facts = [result.get("processor", ""), threads, f"medians of {result['rounds']} rounds", result.get("date", "")]
+        out += [f"**{', '.join(f for f in facts if f)}**", ""]
+        out += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    return "\n".join(out)
 
 
 def generate(app: object) -> None:

@@ -11,19 +11,12 @@ KERNEL channel_moments(long rows, long chunks, long images, long channels, long 
     const index_t c = r / chunks, k = r - c * chunks;
     const index_t first = chunk_start(k, chunks, images), last = chunk_start(k + 1, chunks, images);
     const real count = real((last - first) * inner);
-    real sum = 0, squares = 0;
-    for (index_t n = first; n < last; ++n) {
-      const store* row = x + (n * channels + c) * inner;
-      sum += row_sum(inner, [=](index_t i) { return real(row[i]); });
-    }
+    const real sum = rows_sum(first, last, inner, [=](index_t n, index_t i) { return real(x[(n * channels + c) * inner + i]); });
     const real mean = count > 0 ? sum / count : real(0);
-    for (index_t n = first; n < last; ++n) {
-      const store* row = x + (n * channels + c) * inner;
-      squares += row_sum(inner, [=](index_t i) {
-        const real d = real(row[i]) - mean;
-        return d * d;
-      });
-    }
+    const real squares = rows_sum(first, last, inner, [=](index_t n, index_t i) {
+      const real d = real(x[(n * channels + c) * inner + i]) - mean;
+      return d * d;
+    });
     ROW_LEADER partial[2 * r] = mean;
     ROW_LEADER partial[2 * r + 1] = squares;
   }
@@ -69,13 +62,15 @@ KERNEL channel_gradient_sums(long rows, long chunks, long images, long channels,
   FOR_EACH_ROW(r, rows, images * inner / chunks) {
     const index_t c = r / chunks, k = r - c * chunks;
     const real mean = normalise ? factors[2 * c] : real(0), by = normalise ? factors[2 * c + 1] : real(1);
-    real sum = 0, product = 0;
-    for (index_t n = chunk_start(k, chunks, images); n < chunk_start(k + 1, chunks, images); ++n) {
-      const store* row = x + (n * channels + c) * inner;
-      const store* up = dy + (n * channels + c) * inner;
-      sum += row_sum(inner, [=](index_t i) { return real(up[i]); });
-      product += row_sum(inner, [=](index_t i) { return real(up[i]) * ((real(row[i]) - mean) * by); });
-    }
+    real sum, product;
+    rows_sums(
+      chunk_start(k, chunks, images), chunk_start(k + 1, chunks, images), inner,
+      [=](index_t n, index_t i) { return real(dy[(n * channels + c) * inner + i]); },
+      [=](index_t n, index_t i) {
+        const index_t at = (n * channels + c) * inner + i;
+        return real(dy[at]) * ((real(x[at]) - mean) * by);
+      },
+      sum, product);
     ROW_LEADER partial[2 * r] = sum;
     ROW_LEADER partial[2 * r + 1] = product;
   }

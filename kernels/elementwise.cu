@@ -28,11 +28,7 @@ KERNEL bias_add_columns(long rows, long cols, const store* b, store* y) {
 // db[f] += sum over images n and pixels p of dy[n, f, p]
 KERNEL bias_gradient(long channels, long images, long pixels, const store* dy, store* db) {
   FOR_EACH_ROW(f, channels, images * pixels) {
-    real s = 0;
-    for (index_t n = 0; n < images; ++n) {
-      const store* row = dy + (n * channels + f) * pixels;
-      s += row_sum(pixels, [=](index_t p) { return real(row[p]); });
-    }
+    const real s = rows_sum(0, images, pixels, [=](index_t n, index_t p) { return real(dy[(n * channels + f) * pixels + p]); });
     ROW_LEADER db[f] = real(db[f]) + s;
   }
 }

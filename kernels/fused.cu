@@ -53,18 +53,19 @@ KERNEL fused_norm_gradient_sums(long rows, long chunks, long images, long channe
     const index_t c = r / chunks, k = r - c * chunks;
     const real mean = made ? factors[2 * c] : real(0), by = made ? factors[2 * c + 1] : real(1);
     const real gain = g ? real(g[c]) : real(1), plus = b ? real(b[c]) : real(0);
-    real sum = 0, product = 0;
-    for (index_t n = k * images / chunks; n < (k + 1) * images / chunks; ++n) {
-      const store* row = x + (n * channels + c) * inner;
-      const store* up = dy + (n * channels + c) * inner;
-      sum += row_sum(inner, [=](index_t i) {
-        return real(up[i]) * ((real(row[i]) - mean) * by * gain + plus > 0 ? real(1) : slope);
-      });
-      product += row_sum(inner, [=](index_t i) {
-        const real z = (real(row[i]) - mean) * by;
-        return real(up[i]) * (z * gain + plus > 0 ? z : slope * z);
-      });
-    }
+    real sum, product;
+    rows_sums(
+      k * images / chunks, (k + 1) * images / chunks, inner,
+      [=](index_t n, index_t i) {
+        const index_t at = (n * channels + c) * inner + i;
+        return real(dy[at]) * ((real(x[at]) - mean) * by * gain + plus > 0 ? real(1) : slope);
+      },
+      [=](index_t n, index_t i) {
+        const index_t at = (n * channels + c) * inner + i;
+        const real z = (real(x[at]) - mean) * by;
+        return real(dy[at]) * (z * gain + plus > 0 ? z : slope * z);
+      },
+      sum, product);
     ROW_LEADER partial[2 * r] = sum;
     ROW_LEADER partial[2 * r + 1] = product;
   }

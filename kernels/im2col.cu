@@ -41,6 +41,61 @@ KERNEL col2im(long n, window2d shape, const store* columns, store* x) {
   }
 }
 
+// The same for n images beside each other: a matrix [channels * kernel, n * pixels out]
+KERNEL im2col_wide(long n, window2d shape, const store* x, store* columns) {
+  SHAPE(window2d, s, shape);
+  const index_t images = n, taps = s.kh * s.kw;
+  FOR_EACH_2D(r, images * s.channels * taps * s.oh, ox, s.ow) {
+    const int oy = int(r % s.oh);
+    const index_t row = r / s.oh / images, image = r / s.oh - row * images;
+    const int k = int(row % taps);
+    const index_t plane = image * s.channels + row / taps;
+    const int iy = oy * s.sh - s.ph + (k / s.kw) * s.dh, ix = int(ox) * s.sw - s.pw + (k % s.kw) * s.dw;
+    const bool inside = iy >= 0 && iy < s.h && ix >= 0 && ix < s.w;
+    columns[r * s.ow + ox] = inside ? real(x[(plane * s.h + iy) * s.w + ix]) : real(0);
+  }
+}
+
+KERNEL col2im_wide(long n, window2d shape, const store* columns, store* x) {
+  SHAPE(window2d, s, shape);
+  const index_t images = n;
+  FOR_EACH_2D(r, images * s.channels * s.h, ix, s.w) {
+    const int iy = int(r % s.h);
+    const index_t image = r / s.h / s.channels, channel = r / s.h - image * s.channels;
+    real sum = 0;
+    for (int ky = 0; ky < s.kh; ++ky) {
+      const int ty = iy + s.ph - ky * s.dh;
+      if (ty < 0 || ty % s.sh != 0 || ty / s.sh >= s.oh) continue;
+      for (int kx = 0; kx < s.kw; ++kx) {
+        const int tx = int(ix) + s.pw - kx * s.dw;
+        if (tx < 0 || tx % s.sw != 0 || tx / s.sw >= s.ow) continue;
+        const index_t row = ((channel * s.kh + ky) * s.kw + kx) * images + image;
+        sum += real(columns[(row * s.oh + ty / s.sh) * s.ow + tx / s.sw]);
+      }
+    }
+    x[r * s.w + ix] = sum;
+  }
+}
+
+// y[n, f, p] = x[f, n, p] + b[f], with `relu` max(0, that); rows are (n, f) pairs, columns p
+KERNEL images_first(long rows, long cols, long channels, long images, const store* x, const store* b, int relu, store* y) {
+  const index_t filters = channels, count = images;
+  FOR_EACH_2D(r, rows, j, cols) {
+    const index_t n = r / filters, f = r - n * filters;
+    const real v = real(x[(f * count + n) * cols + j]) + (b ? real(b[f]) : real(0));
+    y[r * cols + j] = relu ? max_of(v, real(0)) : v;
+  }
+}
+
+// y[f, n, p] = x[n, f, p]; rows are (f, n) pairs, columns p
+KERNEL channels_first(long rows, long cols, long channels, long images, const store* x, store* y) {
+  const index_t filters = channels, count = images;
+  FOR_EACH_2D(r, rows, j, cols) {
+    const index_t f = r / count, n = r - f * count;
+    y[r * cols + j] = x[(n * filters + f) * cols + j];
+  }
+}
+
 // The same for 1 to 6 spatial axes; n = channels * product(kernel) * product(out) elements
 KERNEL im2col_nd(long n, window_nd shape, const store* x, store* columns) {
   SHAPE(window_nd, s, shape);

@@ -64,6 +64,8 @@ typedef real store;
 // FOR_EACH_2D(r, rows, c, cols)       rows x cols independent elements, no division on the CPU
 // FOR_EACH_ROW(r, rows, work)         a block (GPU) or an iteration (CPU) for each row; inside it
 //   FOR_EACH_LANE(j, n)               the row's elements, and row_sum / row_max over them (every lane gets the result)
+//   rows_sum(first, last, n, f)     the sum of f(r, j) over first <= r < last and j < n
+//   rows_sums(first, last, n, f, g, a, b)   the sums of f and of g in one pass
 // SHAPE(type, s, argument)            s is the argument, or on the GPU a compile-time constant if one was given
 #if ON_GPU
 #ifdef INDEX64
@@ -101,6 +103,28 @@ DEVICE real row_sum(long n, F f) {
   return block_reduce(s, [](real a, real b) { return a + b; });
 }
 template <class F>
+DEVICE real rows_sum(index_t first, index_t last, long n, F f) {
+  const index_t width = (index_t)n;
+  real s = 0;
+  FOR_EACH_LANE(j, (last - first) * width) {
+    const index_t r = j / width;
+    s += f(first + r, j - r * width);
+  }
+  return block_reduce(s, [](real a, real b) { return a + b; });
+}
+template <class F, class G>
+DEVICE void rows_sums(index_t first, index_t last, long n, F f, G g, real& a, real& b) {
+  const index_t width = (index_t)n;
+  real s = 0, t = 0;
+  FOR_EACH_LANE(j, (last - first) * width) {
+    const index_t r = j / width, i = j - r * width;
+    s += f(first + r, i);
+    t += g(first + r, i);
+  }
+  a = block_reduce(s, [](real a, real b) { return a + b; });
+  b = block_reduce(t, [](real a, real b) { return a + b; });
+}
+template <class F>
 DEVICE real row_max(long n, F f) {
   real m = -REAL_MAX_VALUE;
   FOR_EACH_LANE(j, n) { real v = f(j); m = v > m ? v : m; }
@@ -130,6 +154,20 @@ DEVICE real row_sum(long n, F f) {
   return s;
 }
 template <class F>
+DEVICE real rows_sum(index_t first, index_t last, long n, F f) {
+  real s = 0;
+  for (index_t r = first; r < last; ++r) s += row_sum(n, [=](index_t j) { return f(r, j); });
+  return s;
+}
+template <class F, class G>
+DEVICE void rows_sums(index_t first, index_t last, long n, F f, G g, real& a, real& b) {
+  a = b = 0;
+  for (index_t r = first; r < last; ++r) {
+    a += row_sum(n, [=](index_t j) { return f(r, j); });
+    b += row_sum(n, [=](index_t j) { return g(r, j); });
+  }
+}
+template <class F>
 DEVICE real row_max(long n, F f) {
   real m = f(0);
 #pragma omp simd reduction(max : m)
@@ -141,8 +179,8 @@ DEVICE real row_max(long n, F f) {
 }
 #endif
 
-#if ON_GPU && defined(SHAPE_VALUES)
-#define SHAPE(type, s, argument) constexpr type s = SHAPE_VALUES
+#if ON_GPU && defined(SHAPED)  // SHAPE_<type> comes from the compiler's line (backends/cuda_kernels.py)
+#define SHAPE(type, s, argument) SHAPE_##type(s, argument)
 #else
 #define SHAPE(type, s, argument) const type s = argument
 #endif

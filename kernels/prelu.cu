@@ -7,10 +7,11 @@ DEVICE real prelu_of(real v, real slope) { return v > 0 ? v : slope * v; }
 
 // y[r, j] by slope[r % channels]; with `keep` the input is kept, since y goes over it
 KERNEL prelu_forward(long rows, long cols, long channels, const store* slope, const store* x, store* y, int keep, store* kept) {
+  const index_t slopes = channels;
   FOR_EACH_2D(r, rows, j, cols) {
     const real v = x[r * cols + j];
     if (keep) kept[r * cols + j] = v;
-    y[r * cols + j] = prelu_of(v, real(slope[r % channels]));
+    y[r * cols + j] = prelu_of(v, real(slope[r % slopes]));
   }
 }
 

@@ -36,7 +36,8 @@ KERNEL view_scatter(long rows, view_nd view, const store* y, store* x) {
 
 // y = every row of x `tiles` times
 KERNEL tile_forward(long rows, long cols, long tiles, const store* x, store* y) {
-  FOR_EACH_2D(r, rows, j, cols) y[r * cols + j] = x[(r / tiles) * cols + j];
+  const index_t times = tiles;
+  FOR_EACH_2D(r, rows, j, cols) y[r * cols + j] = x[(r / times) * cols + j];
 }
 
 // dx = the sum of a row's copies

@@ -77,13 +77,15 @@ def set_mode_cpu() -> None:
     """Compute on the CPU, whatever a solver file's ``solver_mode`` says."""
     from . import backends
 
-    backends.cpu_chosen = True
+    backends.cpu_chosen, backends.gpu_chosen = True, False
 
 
 def set_mode_gpu() -> None:
-    """Raise BackendError: this version computes on the CPU only, and never changes devices silently."""
-    from .errors import BackendError
+    """Compute on the GPU (see `set_device`) with all that is made from now on without a backend of its own.
 
-    raise BackendError(
-        "set_mode_gpu: this version of protocaffe computes on the CPU; call set_mode_cpu() or give --cpu"
-    )
+    Raises BackendError where no GPU can be used.
+    """
+    from . import backends
+
+    backends.get_backend("cuda")
+    backends.cpu_chosen, backends.gpu_chosen = False, True

@@ -148,7 +148,10 @@ class Blob:
 
     @data.setter
     def data(self, values: Any) -> None:
-        self.data[...] = values
+        guard = self.values.data.guard
+        if guard is not None:
+            guard(self)
+        self.data_mem.assign(values)
 
     @property
     def diff(self) -> np.ndarray:
@@ -157,7 +160,7 @@ class Blob:
 
     @diff.setter
     def diff(self, values: Any) -> None:
-        self.diff_mem.array[...] = values
+        self.diff_mem.assign(values)
 
     def share(self, other: Blob) -> None:
         """Have data, diff and mask in common with ``other`` (shared parameters)."""

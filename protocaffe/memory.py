@@ -32,13 +32,27 @@ class Storage:
 
     def host(self) -> np.ndarray:
         """The host copy, brought up to date; it counts as written to."""
+        values = self.read()
+        if not self.backend.unified:
+            self.backend.dirty.add(self)
+        return values
+
+    def read(self) -> np.ndarray:
+        """The host copy, brought up to date, for those who do not write to it."""
         if self.backend.unified:
             return self._host  # type: ignore[return-value]
         if self._host is None or self._host_epoch != self.backend.epoch:
             self._host = self.backend.download(self)
             self._host_epoch = self.backend.epoch
-        self.backend.dirty.add(self)
         return self._host
+
+    def fresh(self) -> np.ndarray:
+        """A host copy that is about to be written to in whole, so that nothing need be brought from the device."""
+        if not self.backend.unified:
+            if self._host is None:
+                self._host = np.empty(self.size, self.dtype)
+            self._host_epoch = self.backend.epoch
+        return self.host()
 
 
 class Memory:
@@ -65,6 +79,15 @@ class Memory:
     def array(self) -> np.ndarray:
         """The elements as a NumPy view on the host."""
         return self.storage.host()[self.offset : self.offset + self.count].reshape(self.shape)
+
+    def read(self) -> np.ndarray:
+        """A copy of the elements; unlike a view (`array`) it brings nothing back to the device."""
+        return self.storage.read()[self.offset : self.offset + self.count].reshape(self.shape).copy()
+
+    def assign(self, values: Any) -> None:
+        """Set all elements."""
+        whole = self.offset == 0 and self.count == self.storage.size
+        (self.storage.fresh().reshape(self.shape) if whole else self.array)[...] = values
 
     def at(self, offset: int, *shape: int) -> Memory:
         """A piece of this one that starts ``offset`` elements into it."""

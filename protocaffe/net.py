@@ -12,7 +12,7 @@ import numpy as np
 
 from . import debug
 from .arena import Arena
-from .backends import Backend, get_backend
+from .backends import Backend, default_backend
 from .blob import Blob
 from .errors import NetError, ShapeError, did_you_mean
 from .fusion import Chain
@@ -39,7 +39,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
     phase : protocaffe.TRAIN or protocaffe.TEST
     level, stages : select layers by their include and exclude rules
     weights : path of a caffemodel to copy from (comma-separated: several)
-    backend : the device; the CPU unless given
+    backend : the device; unless given the CPU, or what set_mode_gpu() chose
     seed : seed of fillers and dropout; where negative or None that of set_random_seed, or drawn from the system
     fuse : whether chains of layers (convolution and ReLU, say) run as one where nothing looks in between (fusion.py)
     reuse_memory : TEST nets only: blobs that no later layer reads give their memory on, so that a pass takes a fraction
@@ -82,7 +82,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         param = prototxt.read_net(self.source) if is_file else upgrade_net(network_file)
         if not param.layer:
             raise NetError(f"{self.source}: the net has no layers")
-        self.backend = backend or get_backend("cpu")
+        self.backend = backend or default_backend()
         self.phase = int(phase)
         self.seed = fresh_seed(seed)
         self._fuse = fuse
@@ -192,8 +192,11 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
             raise NetError(f'{what}: no layer "{name}" in net "{self.name}"{did_you_mean(name, self._layer_names)}')
         return self._layer_names.index(name)
 
-    def run_forward(self, start: int = 0, end: int | None = None) -> None:
-        """Run the layers ``start`` to ``end`` (numbers, inclusive) and nothing else: no dict, no loss."""
+    def run_forward(self, start: int = 0, end: int | None = None, check: bool = True) -> None:
+        """Run the layers ``start`` to ``end`` (numbers, inclusive) and nothing else: no dict, no loss.
+
+        ``check=False`` leaves `check` to the caller, who may give the device more to do before waiting for it.
+        """
         last = len(self.layers) - 1 if end is None else end
         reuse = self._reuse
         if start > 0:
@@ -216,8 +219,13 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
                 with reuse.running():
                     self._forward(first).run((*counter, *range(first, until + 1)))
                 counter = ()
-        for i in range(start, last + 1):
-            self.layers[i].check()
+        if check:
+            self.check(start, last)
+
+    def check(self, start: int = 0, end: int | None = None) -> None:
+        """Raise what the layers' kernels found wrong with their input in the last forward pass (bad labels)."""
+        for layer in self.layers[start : None if end is None else end + 1]:
+            layer.check()
 
     def run_backward(self, start: int | None = None, end: int = 0) -> None:
         """Run the layers ``start`` down to ``end`` (numbers, inclusive) backward; pruned weights get no gradient."""
@@ -281,7 +289,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         for wire in self._wires:
             for top, weight in zip(wire.tops, wire.layer.loss_weights, strict=True):
                 if weight != 0:
-                    total += weight * float(self.blobs[top].data.sum(dtype=np.float64))
+                    total += weight * float(self.blobs[top].data_mem.read().sum(dtype=np.float64))
         return total
 
     def clear_param_diffs(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from .backends.base import GenericConvolution
 from .memory import Memory, Slot
 
 if TYPE_CHECKING:
@@ -70,7 +69,11 @@ class Recorder:
         if bound is not None:
             self._add(bound, f"conv_{step}" + "_relu" * relu)
             return
-        getattr(GenericConvolution(self, shape), step)(*args)
+        convolution = self.backend.convolution(self, shape)
+        if relu and convolution.fuses_relu:
+            convolution.forward(*args, relu=True)  # type: ignore[arg-type,call-arg]
+            return
+        getattr(convolution, step)(*args)
         if relu:
             y = args[-1]
             assert y is not None
@@ -126,7 +129,7 @@ class Plan:
         self.parts: list[list[Call]] = []
         #: by the layer that runs first
         self._fused: dict[int, Fused] = {}
-        self._flat: dict[tuple[int, ...], tuple[list[Bound], frozenset[int]]] = {}
+        self._flat: dict[tuple[int, ...], tuple[Sequence[Bound], frozenset[int]]] = {}
         self._forward = before or self
         #: chains, by lowest layer, whose fused calls ran last in the forward plan and left something to restore
         self._unrestored: set[int] = set()
@@ -136,7 +139,7 @@ class Plan:
         key = tuple(parts)
         if key not in self._flat:
             calls, chains = self._find(key)
-            self._flat[key] = [call.run for call in calls], chains
+            self._flat[key] = self.backend.sequence([call.run for call in calls]), chains
         bound, chains = self._flat[key]
         if self._forward._unrestored:
             self._forward.restore(key, chains)

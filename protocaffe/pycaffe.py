@@ -74,9 +74,18 @@ def log(message: str) -> None:
 
 
 def set_device(device: Any) -> None:
-    """Accept "cpu" or -1; raise BackendError for a GPU's number: this version computes on the CPU only."""
-    if device not in ("cpu", -1):
-        raise BackendError(f"set_device({device!r}): this version of protocaffe computes on the CPU")
+    """Choose the GPU that `set_mode_gpu` and "cuda" mean; "cpu" and -1 are accepted and change nothing.
+
+    Raises BackendError for a GPU that cannot be used.
+    """
+    from . import backends
+
+    if device in ("cpu", -1):
+        return
+    if not isinstance(device, int) or device < 0:
+        raise BackendError(f"set_device: a GPU's number is 0 or more, got {device!r}")
+    backends.get_backend(f"cuda:{device}")
+    backends.gpu = device
 
 
 def solver_count() -> int:

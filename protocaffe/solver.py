@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import backends, debug
-from .backends import Backend, get_backend
+from .backends import Backend, default_backend, get_backend
 from .errors import BackendError, DivergedError, ParameterError, SolverError, did_you_mean
 from .hooks import Handle
 from .layer import TEST, TRAIN
@@ -39,7 +39,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     Parameters
     ----------
     solver_file : path of a solver prototxt, or a SolverParameter message
-    backend : the device; the CPU unless given
+    backend : the device; unless given what ``solver_mode`` or set_mode_gpu() says, else the CPU
     source : what messages and snapshots call the solver where a SolverParameter is given: its file, say
     reuse_memory : whether the blobs of test nets give their memory on to later ones, so that between passes only the
         nets' inputs and outputs can be read
@@ -110,12 +110,15 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def _default_backend(self) -> Backend:
         p = self.param
         if p.HasField("solver_mode") and p.solver_mode == p.GPU and not backends.cpu_chosen:
-            self.fail(
-                BackendError,
-                "solver_mode: GPU, but this version of protocaffe computes on the CPU; say so with --cpu, "
-                'protocaffe.set_mode_cpu() or backend=get_backend("cpu"), or take the line out',
-            )
-        return get_backend("cpu")
+            try:
+                return get_backend(f"cuda:{p.device_id}" if p.HasField("device_id") else "cuda")
+            except BackendError as error:
+                self.fail(
+                    BackendError,
+                    f'solver_mode: GPU, but {error}, protocaffe.set_mode_cpu() or backend=get_backend("cpu"), or take '
+                    "the line out",
+                )
+        return default_backend()
 
     def _check_param(self) -> None:
         p = self.param
@@ -214,11 +217,11 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
         masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
-        self._update = []
+        update: list[Any] = []
         if self.param.clip_gradients >= 0:
             args = (arena.size, diff, mask, masked, self._partial)
-            self._update.append(bind("square_sums", CLIP_PIECES, args, rows=True))
-            self._update.append(bind("clip_scale", 1, (CLIP_PIECES, self._partial, self._hyper, self._clip), rows=True))
+            update.append(bind("square_sums", CLIP_PIECES, args, rows=True))
+            update.append(bind("clip_scale", 1, (CLIP_PIECES, self._partial, self._hyper, self._clip), rows=True))
         args = (
             weights,
             diff,
@@ -231,7 +234,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._hyper,
             self._clip,
         )
-        self._update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        self._update = self.backend.sequence(update)
         self._update_version = arena.version
 
     def adam_correction(self) -> float:
@@ -248,10 +252,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.lr, self.current_step = learning_rate(p, self.iter, self.current_step)
         if p.display and self.iter % p.display == 0:
             logger.info("Iteration %d, lr = %s", self.iter, number(self.lr))
-        self._hyper.array[...] = (
+        self._hyper.assign((
             self.lr, p.momentum, self.second_decay(), p.delta, p.weight_decay, 1 / p.iter_size, self.adam_correction(),
             p.clip_gradients,
-        )  # fmt: skip
+        ))  # fmt: skip
         if self._update_version != self.net.arena.version:
             self._bind_update()
         self.backend.replay(self._update)
@@ -313,10 +317,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                 return
 
     def _forward_backward(self) -> float:
-        self.net.run_forward()
-        loss = self.net.loss()
+        self.net.run_forward(check=False)
         self.net.run_backward()
-        return loss
+        self.net.check()
+        return self.net.loss()
 
     def _note_loss(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import pytest
 from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
+import protocaffe
 from protocaffe.backends import get_backend
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "protocaffe-hypothesis")
 settings.register_profile("protocaffe", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("protocaffe")
+
+if os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu":
+    protocaffe.set_mode_gpu()
 
 
 @pytest.fixture(scope="session")

@@ -153,8 +153,6 @@ def test_devices(monkeypatch):
     protocaffe.set_multiprocess(False)
     assert (protocaffe.solver_count(), protocaffe.solver_rank(), protocaffe.has_nccl()) == (1, 0, False)
     for call in (
-        protocaffe.set_mode_gpu,
-        lambda: protocaffe.set_device(0),
         lambda: protocaffe.set_solver_count(2),
         lambda: protocaffe.set_solver_rank(1),
         lambda: protocaffe.set_multiprocess(True),

@@ -13,6 +13,7 @@ import protocaffe
 from protocaffe.data.datasets import offline_sample
 from protocaffe.errors import BackendError, DataError, DivergedError, ParameterError, SolverError
 from protocaffe.io.solverstate import read_solverstate, write_solverstate
+from tests.support.backends import cpu_only
 
 NET = """
 name: "small"
@@ -180,6 +181,7 @@ def test_the_same_seed_repeats_a_run_and_another_does_not(make, solver_file):
     third.close()
 
 
+@cpu_only
 def test_results_do_not_depend_on_the_number_of_threads(make):
     runs = []
     for threads in (1, 2, 3):
@@ -389,6 +391,7 @@ def test_unknown_type_gets_a_suggestion(solver_file):
         protocaffe.get_solver(path)
 
 
+@cpu_only
 def test_a_solver_that_asks_for_a_gpu_is_not_run_on_the_cpu_silently(solver_file, monkeypatch):
     path = solver_file("solver_mode: GPU")
     with pytest.raises(BackendError, match=r"solver_mode: GPU, but .* --cpu"):

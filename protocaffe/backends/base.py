@@ -15,6 +15,20 @@ from ..patterns import PORTABLE
 Bound = Callable[[], Any]
 
 
+class HostCall:
+    """Python code as a call of a plan on a device with memory of its own."""
+
+    def __init__(self, backend: Backend, function: Bound) -> None:
+        self.backend = backend
+        self.function = function
+
+    def __call__(self) -> None:
+        """Run it: it sees what earlier calls did, later calls see what it wrote."""
+        self.backend.epoch += 1
+        self.function()
+        self.backend.flush()
+
+
 class Backend(ABC):
     """A device. ``bind_*`` check the arguments once and return a call without arguments that a plan replays."""
 
@@ -62,15 +76,15 @@ class Backend(ABC):
 
     def bind_host(self, function: Bound) -> Bound:
         """Python code as a call of a plan: it sees what earlier calls did, later calls see what it wrote."""
-        if self.unified:
-            return function
+        return function if self.unified else HostCall(self, function)
 
-        def call() -> None:
-            self.epoch += 1
-            function()
-            self.flush()
+    def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
+        """Calls that will be replayed often, as this device replays them best; ``calls`` have all buffers bound."""
+        return calls
 
-        return call
+    def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
+        """The convolution to use where `bind_conv` has none."""
+        return GenericConvolution(ops, shape)
 
     @abstractmethod
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray | None]:
@@ -128,6 +142,9 @@ class GenericConvolution:
 
     ``ops`` is the recorder (plan.Recorder), ``shape`` a layers.convolution.ConvShape.
     """
+
+    #: whether `forward` takes ``relu=True``
+    fuses_relu = False
 
     def __init__(self, ops: Any, shape: Any) -> None:
         self.ops = ops

@@ -173,9 +173,13 @@ def library(variant: str, source_dir: Path | None, out_dir: Path) -> Path:
     return found[-1]
 
 
+def cache_folder() -> Path:
+    """Where compiled kernels of a user's are kept: PROTOCAFFE_CACHE, default ~/.cache/protocaffe."""
+    return Path(os.environ.get("PROTOCAFFE_CACHE") or Path.home() / ".cache" / "protocaffe")
+
+
 def build_user(unit: Path, include: Path, variant: str) -> Path:
     """Compile a user's own kernel file into their cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe)."""
-    cache = Path(os.environ.get("PROTOCAFFE_CACHE") or Path.home() / ".cache" / "protocaffe")
     tag = hashlib.sha256(source_hash(include).encode() + unit.read_bytes()).hexdigest()[:16]
-    target = cache / "kernels" / f"{unit.stem}-{variant}-{tag}.so"
+    target = cache_folder() / "kernels" / f"{unit.stem}-{variant}-{tag}.so"
     return target if target.is_file() else compile_library([unit], include, target, variant)

@@ -18,7 +18,8 @@ import numpy as np
 from ..errors import BackendError, KernelError
 from ..memory import Memory, Storage
 from ..resources import PACKAGE, in_checkout, resource_path
-from . import build, manifest
+from . import build
+from .arguments import Kernels
 from .base import Backend, Bound
 
 _CTYPES: dict[str, Any] = {"long": ctypes.c_long, "int": ctypes.c_int, "u32": ctypes.c_uint32, "u64": ctypes.c_uint64}
@@ -28,7 +29,6 @@ _SPIN_COUNT = 1000
 #: larger strides, pads and dilations are left to im2col: the core copies padded planes, whose size they multiply
 _CORE_REACH = 512
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-_RANGES = {"int": (-(1 << 31), 1 << 31), "u32": (0, 1 << 32), "long": (-(1 << 63), 1 << 63), "u64": (0, 1 << 64)}
 
 
 class Conv2d(ctypes.Structure):
@@ -57,13 +57,8 @@ class CpuBackend(Backend):
             raise KernelError(f"the CPU kernels ({self.variant}) cannot be loaded: {error}") from error
         # libgomp's threads do not survive a fork; a child that waits for them waits for ever: it gets a team of one.
         os.register_at_fork(after_in_child=partial(self._library.core_set_threads, 1))
-        self._include = folder
-        self._manifest = manifest.parse([*sorted(folder.glob("*.h")), *sorted(folder.glob("*.cu"))])
+        self._kernels = Kernels(folder, self.real)
         self._real = ctypes.c_float if self.real == np.float32 else ctypes.c_double
-        self._pointees = {
-            "store": self.real, "real": self.real, "int": np.dtype(np.int32), "u8": np.dtype(np.uint8),
-            "u64": np.dtype(np.uint64),
-        }  # fmt: skip
         self._functions: dict[str, Any] = {}
         self._structs: dict[str, Any] = {}
 
@@ -107,80 +102,44 @@ class CpuBackend(Backend):
     def load_kernels(self, path: str | Path) -> None:
         """Add the kernels of a user's own .cu file, compiled on first use and cached."""
         path = Path(path)
+        more = self._kernels.read(path)
         try:
-            more = manifest.parse([path])
-            library = ctypes.CDLL(str(build.build_user(path, self._include, self.variant)))
-        except (build.BuildError, OSError, ValueError) as error:
+            library = ctypes.CDLL(str(build.build_user(path, self._kernels.folder, self.variant)))
+        except (build.BuildError, OSError) as error:
             raise KernelError(f"kernels of {path}: {error}") from error
-        for name, signature in more.kernels.items():
-            known = self._manifest.kernels.get(name)
-            if known is not None and known.source != path.name:
-                raise KernelError(f'kernels of {path}: "{name}" is already defined in {known.source}')
-            self._manifest.kernels[name] = signature
+        self._kernels.add(more)
+        for name in more.kernels:
             self._functions[name] = getattr(library, name)
-        self._manifest.structs.update(more.structs)
 
     def bind_launch(
         self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
     ) -> Bound:
         """Check ``args`` against the signature and bind them."""
-        signature = self._manifest.kernels.get(kernel)
-        if signature is None:
-            raise KernelError(f'no kernel "{kernel}"; there are {", ".join(sorted(self._manifest.kernels))}')
-        values = (n, *args)
-        if len(values) != len(signature.parameters):
-            raise KernelError(f"kernel {signature} takes {len(signature.parameters)} arguments, got {len(values)}")
-        bound = [self._argument(signature, p, v) for p, v in zip(signature.parameters, values, strict=True)]
+        signature = self._kernels.signature(kernel)
+        values = self._kernels.check(signature, (n, *args))
+        bound = [self._convert(p.type, v) for p, v in zip(signature.parameters, values, strict=True)]
         function = self._functions.get(kernel)
         if function is None:
             function = self._functions[kernel] = getattr(self._library, kernel)
-            function.restype = None
         return _Call(function, bound, args)
 
-    def _argument(self, signature: manifest.Signature, parameter: manifest.Parameter, value: Any) -> Any:
-        def fail(expected: str) -> KernelError:
-            got = f"{value.dtype} memory" if isinstance(value, Memory) else f"{type(value).__name__} {value!r}"
-            return KernelError(f'kernel {signature}: argument "{parameter.name}" must be {expected}, got {got}')
-
-        if parameter.pointer:
-            if value is None:
-                return ctypes.c_void_p(None)
-            dtype = self._pointees[parameter.type]
-            if not isinstance(value, Memory) or value.dtype != dtype:
-                raise fail(f"{dtype} memory")
+    def _convert(self, kind: str, value: Any) -> Any:
+        """A checked argument as ctypes takes it."""
+        if value is None:
+            return ctypes.c_void_p(None)
+        if isinstance(value, Memory):
             return _pointer(value)
-        if parameter.type == "real":
-            if not isinstance(value, (int, float, np.integer, np.floating)):
-                raise fail("a number")
-            return self._real(float(value))
-        if parameter.type in _CTYPES:
-            if not isinstance(value, (int, np.integer)):
-                raise fail(f"an integer ({parameter.type})")
-            _check_range(parameter.type, value, fail)
-            return _CTYPES[parameter.type](int(value))
-        if not isinstance(value, dict):
-            raise fail(f"a dict with the fields of {parameter.type}")
-        return self._struct(parameter.type, value, fail)
-
-    def _struct(self, name: str, values: dict[str, Any], fail: Any) -> Any:
-        fields = self._manifest.structs[name].fields
-        if set(values) != {field for field, _ in fields}:
-            raise fail(f"a dict with the fields {', '.join(field for field, _ in fields)}")
-        cls = self._structs.get(name)
+        if isinstance(value, float):
+            return self._real(value)
+        if isinstance(value, int):
+            return _CTYPES[kind](value)
+        cls: Any = self._structs.get(kind)
         if cls is None:
-            members = [(f, ctypes.c_int * length if length else ctypes.c_int) for f, length in fields]
-            cls = self._structs[name] = type(name, (ctypes.Structure,), {"_fields_": members})
-        struct = cls()
-        for field, length in fields:
-            for number in (values[field],) if length is None else values[field]:
-                _check_range("int", number, fail)
-            if length is None:
-                setattr(struct, field, int(values[field]))
-            elif len(values[field]) > length:
-                raise fail(f"at most {length} values of {field}")
-            else:
-                getattr(struct, field)[: len(values[field])] = [int(v) for v in values[field]]
-        return struct
+            members = [
+                (f, ctypes.c_int * length if length else ctypes.c_int) for f, length in self._kernels.fields(kind)
+            ]
+            cls = self._structs[kind] = type(kind, (ctypes.Structure,), {"_fields_": members})
+        return cls.from_buffer_copy(np.array(value, np.int32))
 
     # --------------------------------------------------------------------------------------------- GEMM, convolution
     def bind_gemm(
@@ -242,12 +201,6 @@ def _load(path: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     finally:
         del os.environ["GOMP_SPINCOUNT"]
-
-
-def _check_range(kind: str, value: Any, fail: Any) -> None:
-    low, end = _RANGES[kind]  # ctypes would cut it silently
-    if not low <= value < end:
-        raise fail(f"from {low} to {end - 1}")
 
 
 def _pointer(memory: Memory) -> ctypes.c_void_p:

@@ -13,6 +13,7 @@ from protocaffe.errors import did_you_mean
 
 COMMANDS = (
     "train", "test", "time", "prune", "finetune", "summary", "data", "convert_imageset", "compute_image_mean", "demo",
+    "device_query",
 )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def wanted_backend(cpu: bool, gpu: str | None, source: str = "--gpu") -> Backend
     if not gpu.isdigit():
         raise BackendError(f'{source} must be the id of one GPU, got "{gpu}": training on several is not available')
     try:
-        return get_backend("cuda")
+        return get_backend(f"cuda:{gpu}")
     except BackendError as error:
         raise BackendError(f"{source} {gpu}: {error}") from error
 

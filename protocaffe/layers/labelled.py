@@ -46,7 +46,7 @@ class Labelled(Layer):
         self.row_value = self.buffer("row_value", (max(1, self.rows),))
 
     def check(self):
-        flag, label = self.status.array
+        flag, label = self.status.read()
         if flag:
             self.status.array[...] = 0
             self.fail(

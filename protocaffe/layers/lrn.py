@@ -48,14 +48,18 @@ class LRN(Layer):
         self.scale = self.buffer("scale", bottom[0].shape, for_backward=True)
         #: name of the kernels, rows, and the arguments that give extents
         self.region, self.rows = "within", n * c
-        self.extents: tuple[int, ...] = (h, w, self.half)
+        #: a window that reaches beyond every border takes the whole plane, however wide it is
+        reach = min(self.half, max(h, w))
+        self.extents: tuple[int, ...] = (h, w, reach)
+        #: sums down the columns, with zeros around each line
+        self.column = n * c * h * (w + 2 * reach)
         if self.across:
             self.region, self.rows = "across", n * -(-h * w // WIDTH)
             self.extents = (c, h * w, WIDTH, self.half)
 
     def forward(self, bottom, top):
         form = (self.k, self.a, self.beta, int(self.beta == 0.75))
-        room = [] if self.across else [self.ops.scratch(bottom[0].shape)]
+        room = [] if self.across else [self.ops.scratch((self.column,))]
         args = (*self.extents, *form, bottom[0].data_mem, *room, self.scale, top[0].data_mem)
         self.ops.launch_rows(f"lrn_{self.region}_forward", self.rows, *args)
 
@@ -63,7 +67,7 @@ class LRN(Layer):
         if propagate_down[0]:
             form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom[0].count
             values = (bottom[0].data_mem, self.scale, top[0].data_mem, top[0].diff_mem)
-            both = self.ops.scratch((2, count))
-            room = [both.at(0, count)] if self.across else [both.at(0, count), both.at(count, count)]
+            both = self.ops.scratch((count + (0 if self.across else self.column),))
+            room = [both.at(0, count)] if self.across else [both.at(0, count), both.at(count, self.column)]
             args = (*self.extents, *form, *values, *room, bottom[0].diff_mem)
             self.ops.launch_rows(f"lrn_{self.region}_backward", self.rows, *args)

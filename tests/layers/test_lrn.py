@@ -29,6 +29,9 @@ CASES = {
     "one_channel": ("local_size: 1", (3, 1, 2, 2), {"size": 1}),
     "many_pixels": ("", (1, 3, 20, 30), {}),
     "within": ("local_size: 3 norm_region: WITHIN_CHANNEL", (2, 3, 5, 4), {"size": 3, "within": True}),
+    "within_wider_than_the_plane": ("local_size: 21 norm_region: WITHIN_CHANNEL", (2, 2, 3, 6),
+                                    {"size": 21, "within": True}),
+    "within_one_pixel": ("local_size: 1 norm_region: WITHIN_CHANNEL", (2, 2, 3, 4), {"size": 1, "within": True}),
     "within_5_k_unused": ("k: 7 alpha: 2 beta: 1.5 norm_region: WITHIN_CHANNEL", (1, 2, 3, 7),
                           {"alpha": 2, "beta": 1.5, "within": True}),
 }  # fmt: skip

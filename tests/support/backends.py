@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import Any
 
-from protocaffe.backends import get_backend
+import pytest
 
-NAMES = {"cpu": (), "cpu-float64": ("float64",)}
-CHECK_BUILD = "cpu-float64"
+from protocaffe.backends import get_backend
+from protocaffe.errors import BackendError
+
+#: for tests of what only the CPU has, or of what holds only without a GPU
+cpu_only = pytest.mark.skipif(os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu", reason="the tests run on a GPU")
+CHECK_BUILDS = ("cpu-float64", "cuda-float64")
 
 
 def backend(name: str) -> Any:
-    """``cpu`` (float32) or ``cpu-float64`` (the check build)."""
-    return get_backend(name.split("-")[0], *NAMES[name])
+    """``cpu`` or ``cuda`` (float32), ``cpu-float64`` or ``cuda-float64`` (the check builds)."""
+    return get_backend(*name.split("-"))
 
 
+@cache
+def has_gpu() -> bool:
+    """Whether there is a GPU to test on."""
+    try:
+        get_backend("cuda")
+    except BackendError:
+        return False
+    return True
+
+
+@cache
 def present() -> list[str]:
     """Names of all backends to test on."""
-    return list(NAMES)
+    return ["cpu", "cpu-float64", *(["cuda", "cuda-float64"] if has_gpu() else [])]

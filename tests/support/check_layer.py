@@ -211,7 +211,7 @@ class _Check:
         self.pass_through(bench, self.values, "")
         if any(self.down(bench)) or bench.params:
             self.partial(bench)
-            if self.name == backends.CHECK_BUILD:
+            if self.name in backends.CHECK_BUILDS:
                 self.numeric(bench)
         for i, down in enumerate(self.down(bench)):
             if not down:
@@ -278,9 +278,12 @@ class _Check:
         """The layer's gradients against central differences of its own forward pass in double."""
         active = [blob.name not in self.passive for blob in bench.top]
         arrays = [v.copy() for v in self.values]
-        params = [blob.data for blob in bench.params]
+        params = [blob.data.copy() for blob in bench.params]
 
         def value() -> float:
+            for blob, values in zip(bench.params, params, strict=True):
+                if not blob.statistic:
+                    blob.data[...] = values
             tops = bench.forward(arrays)
             return float(sum(np.sum(t * d) for t, d, a in zip(tops, self.top_diffs, active, strict=True) if a))
 

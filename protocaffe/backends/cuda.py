@@ -1,0 +1,158 @@
+"""The GPU backend: PyCUDA owns context, memory and the one stream; NVRTC compiles the kernels; cuBLAS multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+from ..memory import Memory, Storage
+from ..resources import resource_path
+from .arguments import Kernels
+from .base import Backend, Bound, GenericConvolution
+from .batched import batched_convolution
+from .cuda_blas import Blas, address
+from .cuda_device import open_device
+from .cuda_graph import segments
+from .cuda_kernels import Modules
+
+_BLOCK = 256
+_ROW_BLOCKS = (32, 64, 128, 256, 512, 1024)
+#: blocks per multiprocessor at most: more elements than that are strides of the kernels' loops
+_WAVES = 32
+#: elements from which on a kernel is compiled for the shape of its images
+_WORTH_A_SHAPE = 1 << 12
+_NARROW = 1 << 30  # below it 32-bit indices cannot overflow, a grid's stride included
+
+
+def nothing() -> None:
+    """A call over no elements."""
+
+
+class CudaBackend(Backend):
+    """GPU ``device``. ``real`` is float32, or float64 in the check build."""
+
+    name = "cuda"
+    unified = False
+
+    def __init__(self, real: Any = np.float32, device: int = 0) -> None:
+        super().__init__()
+        self.real = np.dtype(real)
+        if self.real not in (np.float32, np.float64):
+            raise BackendError(f"the GPU computes in float32 or float64, got {self.real}")
+        self.device = open_device(device)
+        folder = resource_path("kernels")
+        self._kernels = Kernels(folder, self.real)
+        self._modules = Modules(self.device, folder / "portable.h", self.real == np.float64)
+        self._blas = Blas(self.device, self.real)
+        self._users: dict[str, Path] = {}
+        #: whether plans recorded from now on are captured into CUDA graphs
+        self.graphs = True
+
+    @property
+    def math(self) -> str:
+        """How matrices of floats are multiplied: "fp32" or "tf32"."""
+        return self._blas.math
+
+    @math.setter
+    def math(self, mode: str) -> None:
+        self._blas.math = mode
+
+    # ------------------------------------------------------------------------------------------------------- memory
+    def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, None]:
+        """Zeroed memory of the GPU, and no host copy yet."""
+        return self.device.allocate(size * dtype.itemsize), None
+
+    def upload(self, storage: Storage) -> None:
+        """Host to GPU."""
+        assert storage._host is not None
+        self.device.upload(storage.device, storage._host)
+
+    def download(self, storage: Storage) -> np.ndarray:
+        """GPU to the host's array, of which Python may hold views."""
+        values = np.empty(storage.size, storage.dtype) if storage._host is None else storage._host
+        self.device.download(storage.device, values)
+        return values
+
+    def synchronize(self) -> None:
+        """Wait until the GPU has done all it was given."""
+        self.device.stream.synchronize()
+
+    # ------------------------------------------------------------------------------------------------------ kernels
+    def load_kernels(self, path: str | Path) -> None:
+        """Add the kernels of a user's own .cu file, compiled when they are first used."""
+        path = Path(path)
+        more = self._kernels.read(path)
+        self._kernels.add(more)
+        self._users.update(dict.fromkeys(more.kernels, path))
+
+    def bind_launch(
+        self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
+    ) -> Bound:
+        """Check ``args`` against the signature, compile the kernel if need be, and bind them."""
+        signature = self._kernels.signature(kernel)
+        values = self._kernels.check(signature, (n, *args))
+        elements = n if work is None else work
+        if not elements:
+            return nothing
+        largest = max((m.offset + m.count for m in values if isinstance(m, Memory)), default=0)
+        path = self._users.get(kernel) or self._kernels.folder / signature.source
+        structs = {p.type: v for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
+        wide = max(largest, elements) >= _NARROW
+        function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
+        block = min(_row_block(largest // n), self._modules.threads(function)) if rows else _BLOCK
+        blocks = n if rows else -(-elements // block)
+        grid = (min(blocks, self.device.processors * _WAVES), 1)
+        call = partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
+        call.keep = args  # type: ignore[attr-defined]
+        return call
+
+    def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
+        """The calls as CUDA graphs, cut where Python has its say."""
+        calls = [call for call in calls if call is not nothing]
+        return segments(self.device, calls) if self.graphs else calls
+
+    # --------------------------------------------------------------------------------------------------------- GEMM
+    def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
+        """All images at once: a call for each would leave the GPU idle."""
+        return batched_convolution(ops, shape)
+
+    def bind_gemm(
+        self,
+        trans_a: bool,
+        trans_b: bool,
+        m: int,
+        n: int,
+        k: int,
+        alpha: float,
+        a: Memory,
+        lda: int,
+        b: Memory,
+        ldb: int,
+        beta: float,
+        c: Memory,
+        ldc: int,
+        batch: int = 1,
+        strides: tuple[int, int, int] = (0, 0, 0),
+    ) -> Bound:
+        """cuBLAS's GEMM."""
+        call = self._blas.bind(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, strides)
+        return nothing if call is None else call
+
+
+def _row_block(columns: int) -> int:
+    """Threads for a row of about so many columns."""
+    return next((block for block in _ROW_BLOCKS if block >= columns), _ROW_BLOCKS[-1])
+
+
+def _pack(value: Any) -> Any:
+    """A checked argument as PyCUDA's prepared calls take it."""
+    if value is None:
+        return 0
+    if isinstance(value, Memory):
+        return address(value)
+    return np.array(value, np.int32).tobytes() if isinstance(value, tuple) else value
