@@ -87,20 +87,30 @@ def test_hdf5_weights_are_those_in_the_file_and_of_another_run():
     assert np.abs(other.params["conv1"][0].data - net.params["conv1"][0].data).max() > 1
 
 
+def restored(text, state):
+    """A solver that trains the net without its Softmax towards ten numbers, with ``state`` restored."""
+    param = parse_solver('base_lr: 1e-5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.004')
+    param.net_param.CopyFrom(parse_net(text))
+    scores, prob = param.net_param.layer[-2:]
+    assert prob.type == "Softmax"
+    del param.net_param.layer[-1]
+    rows = param.net_param.layer[0].input_param.shape[0].dim[0]
+    target = 'layer {{ name: "t" type: "Input" top: "target" input_param {{ shape {{ dim: {} dim: 10 }} }} }}'
+    loss = 'layer {{ name: "loss" type: "EuclideanLoss" bottom: "{}" bottom: "target" top: "loss" }}'
+    param.net_param.MergeFrom(parse_net(target.format(rows) + loss.format(scores.top[0])))
+    solver = protocaffe.get_solver(param)
+    solver.restore(state)
+    return solver
+
+
 @pytest.mark.parametrize("end", ["", ".h5"])
 def test_solver_states_are_restored(end, tmp_path):
-    param = parse_solver('base_lr: 1e-5 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.004')
-    loss = 'layer { name: "loss" type: "EuclideanLoss" bottom: "ip1" bottom: "target" top: "loss" }'
-    target = 'layer { name: "t" type: "Input" top: "target" input_param { shape { dim: 4 dim: 10 } } }'
-    text = CIFAR.replace('layer { name: "prob" type: "Softmax" bottom: "ip1" top: "prob"  }', target + loss)
-    param.net_param.CopyFrom(parse_net(text))
-    solver = protocaffe.get_solver(param)
     # the state names its weights by a path of its own time: they lie beside it under that name
     name = f"cifar10_full_iter_70000.caffemodel{end}"
     (tmp_path / name).write_bytes((FOLDER / f"cifar10_full.caffemodel{end}").read_bytes())
     state = tmp_path / f"cifar10_full_iter_70000.solverstate{end}"
     state.write_bytes((FOLDER / f"cifar10_full.solverstate{end}").read_bytes())
-    solver.restore(state)
+    solver = restored(CIFAR, state)
     assert solver.iter == 70000
     plain = protocaffe.Net(parse_net(CIFAR), protocaffe.TEST, weights=tmp_path / name)
     for layer, blobs in plain.params.items():

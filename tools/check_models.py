@@ -1,9 +1,10 @@
 """Check trained Caffe models of a folder against what is known of them, and print a table: expected, got.
 
-    python tools/check_models.py FOLDER [--mnist data/mnist/mnist_test_lmdb]
+    python tools/check_models.py FOLDER [--mnist data/mnist]
 
 FOLDER holds dns_lenet5, cifar10_full, lenet_v1, fp16_raw_data and corrupt_mean.binaryproto as tests/trained/README.md
-describes them, under the names that their authors gave them. `protocaffe data mnist` makes the database of test digits.
+describes them, under the names that their authors gave them. `protocaffe data mnist` makes data/mnist; a database of
+test digits may be given itself.
 Exit code 1 if a row does not hold.
 """
 
@@ -23,7 +24,7 @@ import protocaffe  # noqa: E402
 from protocaffe.errors import FileFormatError  # noqa: E402
 from protocaffe.io import hdf5, parse_net, read_caffemodel, read_mean, read_net  # noqa: E402
 from protocaffe.io.solverstate import read_solverstate  # noqa: E402
-from tests.test_trained_models import CIFAR, HALF, LENET  # noqa: E402
+from tests.test_trained_models import CIFAR, HALF, LENET, restored  # noqa: E402
 
 
 class Table:
@@ -90,14 +91,36 @@ def four_forms(table: Table, folder: Path) -> None:
     table.row("cifar10_full: histories of both forms, largest difference", 0, f"{apart:.2g}", apart == 0)
 
 
+def lenet_state(table: Table, folder: Path) -> None:
+    """The solver state of lenet_v1, restored in a solver: iteration, history, weights, and a step that goes on."""
+    solver = restored(LENET, folder / "lenet_iter_10000.solverstate")
+    stored = read_solverstate(folder / "lenet_iter_10000.solverstate").history
+    history = max(
+        float(np.abs(a - b.reshape(a.shape)).max()) for a, b in zip(solver.masked_history(), stored, strict=True)
+    )
+    file = {w.name: w.blobs for w in read_caffemodel(folder / "lenet_iter_10000.caffemodel") if w.blobs}
+    weights = max(
+        float(np.abs(a.data - b.reshape(a.shape)).max())
+        for name, blobs in solver.net.params.items()
+        for a, b in zip(blobs, file[name], strict=True)
+    )
+    got = (solver.iter, len(stored), history, weights)
+    table.row("lenet_v1: restored iteration, histories, differences", (10000, 8, 0, 0), got, got == (10000, 8, 0, 0))
+    solver.step(1)
+    loss = solver.smoothed_loss
+    table.row("lenet_v1: iteration and loss after a step", "10001, finite", f"{solver.iter}, {loss:.3g}",
+              solver.iter == 10001 and bool(np.isfinite(loss)))  # fmt: skip
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--mnist", type=Path, default=ROOT / "data/mnist/mnist_test_lmdb")
+    parser.add_argument("--mnist", type=Path, default=ROOT / "data/mnist")
     args = parser.parse_args()
+    inner = args.mnist / "mnist_test_lmdb"
     table = Table()
-    surgery(table, args.folder / "dns_lenet5", args.mnist)
+    surgery(table, args.folder / "dns_lenet5", inner if inner.is_dir() else args.mnist)
     four_forms(table, args.folder / "cifar10_full")
     for name, text, weights in (
         ("lenet_v1", LENET, "lenet_iter_10000"),
@@ -107,9 +130,7 @@ def main() -> int:
             text, args.folder / name / f"{weights}.caffemodel", args.folder / name / "io.npz"
         )
         table.row(f"{name}: output", "<= 1e-4", f"{difference:.1e}", difference <= 1e-4)
-    state = read_solverstate(args.folder / "lenet_v1/lenet_iter_10000.solverstate")
-    table.row("lenet_v1: solver state", "10000, 8 histories", f"{state.iter}, {len(state.history)} histories",
-              (state.iter, len(state.history)) == (10000, 8))  # fmt: skip
+    lenet_state(table, args.folder / "lenet_v1")
     try:
         got = f"shape {read_mean(args.folder / 'corrupt_mean.binaryproto').shape}"
     except FileFormatError as error:

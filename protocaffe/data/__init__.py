@@ -9,6 +9,7 @@ fetch        the places they are fetched from, tried in turn
 mirrors, deb HTTP downloads that give up quickly; Debian packages without dpkg
 idx          the file format of MNIST
 lmdb_source  read and write LMDBs
+leveldb_*    read LevelDBs: the pieces of their files (format), records by index (source)
 datum        one Datum message to an array and a label, and back
 datum_source items of a Datum database by index, decoded once, then kept in memory
 hdf5_source  rows of the HDF5 files in a list

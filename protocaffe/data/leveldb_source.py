@@ -1,327 +1,243 @@
 """LevelDBs as Caffe wrote them (``backend: LEVELDB``, its default): read only, without a library.
 
-Opening one reads it whole, to find every key's newest value; then values are read block by block. Nothing is written
-and nothing locked, so it must not be in use. Numbers that come from the files are checked before they are used;
-checksums are not: as with an LMDB, a bit that is turned inside a picture is not noticed.
+Opening one reads it whole, to find every key's newest value; positions are kept, values are read block by block. Each
+checksum is verified. Nothing is written and nothing locked, so it must not be in use.
 
-Source: LevelDB's own description of its files (doc/log_format.md, doc/table_format.md, doc/impl.md) and of snappy
-(format_description.txt).
+Source: LevelDB's own description of its files (doc/impl.md, doc/log_format.md, doc/table_format.md).
 """
 
 from __future__ import annotations
 
-import os
+import heapq
 import struct
-import weakref
+from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
+from .leveldb_format import Damage, block_of, entries, file_bytes, log_records, text, varint
 
-LOG_BLOCK = 32768
 MAGIC = 0xDB4775248B80FB57
-MAX_BLOCK = 1 << 30  # of one block, plain: an item larger than this is none of Caffe's
+FOOTER = 48
+
+#: key, -(sequence number * 256 + kind), block, begin and end of the value in it: in a stream's order the newest first
+Entry = tuple[bytes, int, int, int, int]
 
 
-class _Damage(ValueError):
-    """Bytes that are no LevelDB; the reader adds the folder's name."""
+@dataclass
+class _Version:
+    """What the manifest says: of each table its level, size and first key; and the logs that are in no table yet."""
 
+    tables: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
+    log: int = -1
+    previous_log: int = 0
+    next_file: int = -1
+    last_sequence: int = -1
 
-# ------------------------------------------------------------------------------------------------------------- numbers
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise _Damage("a number ends too early or is too long")
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-
-
-def _text(data: bytes, at: int) -> tuple[bytes, int]:
-    size, at = _varint(data, at)
-    if size > len(data) - at:
-        raise _Damage("a text is longer than what is there")
-    return data[at : at + size], at + size
-
-
-def unsnappy(data: bytes) -> bytes:
-    """What snappy packed.
-
-    >>> unsnappy(bytes([9, 8]) + b"abc" + bytes([9, 3]))
-    b'abcabcabc'
-
-    Raises ValueError for damaged data.
-    """
-    size, at = _varint(data, 0)
-    if size > MAX_BLOCK:
-        raise _Damage(f"a packed block says that it holds {size} bytes")
-    out = bytearray()
-    while at < len(data):
-        tag = data[at]
-        at += 1
-        if tag & 3 == 0:  # bytes as they are
-            count = tag >> 2
-            if count >= 60:
-                extra = count - 59
-                count = int.from_bytes(data[at : at + extra], "little")
-                at += extra
-            count += 1
-            if count > len(data) - at:
-                raise _Damage("a packed block ends too early")
-            out += data[at : at + count]
-            at += count
-            continue
-        if tag & 3 == 1:  # a copy of what came before
-            count, width = 4 + (tag >> 2 & 7), 1
-            offset = (tag >> 5) << 8
-        else:
-            count, width, offset = (tag >> 2) + 1, 2 if tag & 3 == 2 else 4, 0
-        if at + width > len(data):
-            raise _Damage("a packed block ends too early")
-        offset |= int.from_bytes(data[at : at + width], "little")
-        at += width
-        if not 0 < offset <= len(out):
-            raise _Damage("a packed block repeats what it does not have")
-        start = len(out) - offset
-        while count > 0:  # a copy may reach into itself
-            part = out[start : start + min(count, offset)]
-            out += part
-            count -= len(part)
-            start += len(part)
-        if len(out) > size:
-            break
-    if len(out) != size:
-        raise _Damage(f"a packed block holds {len(out)} bytes, not {size}")
-    return bytes(out)
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
-def _log_records(data: bytes) -> Iterator[bytes]:
-    """The records of a log file (the write-ahead logs, the manifest); what was being written when it ended is left."""
-    at = 0
-    parts: list[bytes] = []
-    while at + 7 <= len(data):
-        left = LOG_BLOCK - at % LOG_BLOCK
-        if left < 7:
-            at += left
-            continue
-        size, kind = struct.unpack_from("<HB", data, at + 4)
-        if kind == 0 and size == 0:
-            at += left
-            continue
-        if not 1 <= kind <= 4 or size > left - 7:
-            raise _Damage("a log record is damaged")
-        piece = data[at + 7 : at + 7 + size]
-        if len(piece) < size:
-            return
-        at += 7 + size
-        if kind in (1, 2):
-            parts = []
-        parts.append(piece)
-        if kind in (1, 4):
-            yield b"".join(parts)
-
-
-def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a table's block, whose keys are stored without what they share with the key before."""
-    if len(block) < 4:
-        raise _Damage("a block is too short")
-    restarts = int.from_bytes(block[-4:], "little")
-    end = len(block) - 4 - 4 * restarts
-    if end < 0:
-        raise _Damage("a block has more restart points than room")
-    at, key = 0, b""
-    while at < end:
-        shared, at = _varint(block, at)
-        own, at = _varint(block, at)
-        size, at = _varint(block, at)
-        if shared > len(key) or own + size > end - at:
-            raise _Damage("an entry of a block is longer than the block")
-        key = key[:shared] + block[at : at + own]
-        yield key, block[at + own : at + own + size]
-        at += own + size
-
-
-class _Table:
-    """A table file: sorted blocks of entries, and an index of the blocks."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.close = weakref.finalize(self, os.close, self._fd)
-        self.size = os.fstat(self._fd).st_size
-        if self.size < 48:
-            raise _Damage(f'"{path.name}" is too short for a table')
-        footer = self._bytes(self.size - 48, 48)
-        if int.from_bytes(footer[40:], "little") != MAGIC:
-            raise _Damage(f'"{path.name}" is no table')
-        _, at = _varint(footer, 0)
-        _, at = _varint(footer, at)
-        offset, at = _varint(footer, at)
-        size, at = _varint(footer, at)
-        self.places = [self._handle(value) for _, value in _entries(self.block(offset, size))]
-
-    @staticmethod
-    def _handle(value: bytes) -> tuple[int, int]:
-        offset, at = _varint(value, 0)
-        return offset, _varint(value, at)[0]
-
-    def _bytes(self, offset: int, size: int) -> bytes:
-        if offset + size > self.size:
-            raise _Damage("a block lies beyond the end of its file")
-        data = os.pread(self._fd, size, offset)
-        if len(data) != size:
-            raise _Damage("a file has become shorter")
-        return data
-
-    def block(self, offset: int, size: int) -> bytes:
-        """A block, unpacked."""
-        if size > MAX_BLOCK:
-            raise _Damage(f"a block says that it holds {size} bytes")
-        data = self._bytes(offset, size + 5)
-        kind = data[size]
-        if kind > 1:
-            raise _Damage(f"a block is packed in an unknown way ({kind})")
-        return unsnappy(data[:size]) if kind else data[:size]
-
-
-def _live_files(manifest: bytes) -> tuple[set[int], int]:
-    """Numbers of the tables in use, and of the first log whose writes are in no table."""
-    tables: set[int] = set()
-    log = 0
-    for record in _log_records(manifest):
+    def edit(self, record: bytes) -> None:
         at = 0
         while at < len(record):
-            tag, at = _varint(record, at)
+            tag, at = varint(record, at)
             if tag == 1:
-                name, at = _text(record, at)
-                if name != b"leveldb.BytewiseComparator":
-                    raise _Damage(f"its keys are sorted by {name.decode(errors='replace')}")
+                begin, at = text(record, at)
+                if record[begin:at] != b"leveldb.BytewiseComparator":
+                    raise Damage(f"its keys are sorted by {record[begin:at].decode(errors='replace')}")
             elif tag == 2:
-                log, at = _varint(record, at)
-            elif tag in (3, 4, 9):
-                _, at = _varint(record, at)
-            elif tag == 5:
-                _, at = _varint(record, at)
-                _, at = _text(record, at)
+                self.log, at = varint(record, at)
+            elif tag == 3:
+                self.next_file, at = varint(record, at)
+            elif tag == 4:
+                self.last_sequence, at = varint(record, at)
+            elif tag == 5:  # where compaction goes on
+                _, at = varint(record, at)
+                _, at = text(record, at)
             elif tag == 6:
-                _, at = _varint(record, at)
-                number, at = _varint(record, at)
-                tables.discard(number)
+                _, at = varint(record, at)
+                number, at = varint(record, at)
+                self.tables.pop(number, None)
             elif tag == 7:
-                _, at = _varint(record, at)
-                number, at = _varint(record, at)
-                _, at = _varint(record, at)
-                _, at = _text(record, at)
-                _, at = _text(record, at)
-                tables.add(number)
+                level, at = varint(record, at)
+                number, at = varint(record, at)
+                size, at = varint(record, at)
+                begin, end = text(record, at)
+                _, at = text(record, end)
+                self.tables[number] = (level, size, record[begin:end])
+            elif tag == 9:
+                self.previous_log, at = varint(record, at)
             else:
-                raise _Damage(f"the manifest has an entry of an unknown kind ({tag})")
-    return tables, log
+                raise Damage(f"the manifest has an entry of an unknown kind ({tag})")
 
 
-def _batch(record: bytes) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """Sequence number, key and value (None: deleted) of each write in a log's record."""
+def _version(folder: Path) -> _Version:
+    name = (folder / "CURRENT").read_bytes().decode("ascii", "replace")
+    if not (name.startswith("MANIFEST-") and name[9:-1].isdecimal() and name.endswith("\n")):
+        raise Damage(f'CURRENT names "{name[:40].strip()}"')
+    version = _Version()
+    for _, record in log_records(folder / name[:-1]):
+        version.edit(record)
+    if min(version.log, version.next_file, version.last_sequence) < 0:
+        raise Damage("the manifest ends too early")
+    # An interrupted compaction leaves new tables too; but the first log stays until a listed table has its writes.
+    if not (folder / f"{version.log:06d}.log").exists():
+        for path in chain(folder.glob("*.ldb"), folder.glob("*.sst")):
+            if path.stem.isdecimal() and int(path.stem) >= version.next_file:
+                raise Damage(f'"{path.name}" is newer than the manifest')
+    return version
+
+
+def _split(key: bytes) -> tuple[bytes, int]:
+    """A user's key, and what sorts its versions: the newest first."""
+    if len(key) < 8:
+        raise Damage("a key is too short")
+    return key[:-8], -int.from_bytes(key[-8:], "little")
+
+
+def _batch(record: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """Key, version, begin and end of the value of each write in a log's record."""
     if len(record) < 12:
-        raise _Damage("a log record is too short")
+        raise Damage("a log record is too short")
     sequence, count = struct.unpack_from("<QI", record)
     at = 12
     for i in range(count):
         if at >= len(record):
-            raise _Damage("a log record holds fewer writes than it says")
+            raise Damage("a log record holds fewer writes than it says")
         kind = record[at]
-        key, at = _text(record, at + 1)
-        value: bytes | None = None
-        if kind == 1:
-            value, at = _text(record, at)
-        elif kind != 0:
-            raise _Damage(f"a log record has a write of an unknown kind ({kind})")
-        yield sequence + i, key, value
+        if kind > 1:
+            raise Damage(f"a log record has a write of an unknown kind ({kind})")
+        begin, end = text(record, at + 1)
+        start, at = text(record, end) if kind else (end, end)
+        yield record[begin:end], -(sequence + i << 8 | kind), start, at
+    if at != len(record):
+        raise Damage("a log record holds more than its writes")
+
+
+def _ordered(stream: Iterator[Entry]) -> Iterator[Entry]:
+    last: tuple[bytes, int] = (b"", -(1 << 64))
+    for entry in stream:
+        if entry[:2] <= last:
+            raise Damage("keys are not in order")
+        last = entry[:2]
+        yield entry
 
 
 class LevelDbReader:
     """Values of a LevelDB by index in the order of their keys; reading on from the last index is fastest.
 
     Not for several threads at once. Raises DataError, naming the folder, when it is missing, of another kind,
-    truncated, damaged or empty.
+    truncated, damaged or empty. What no reader could notice is a log that was truncated exactly between two batches.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._tables: list[_Table] = []
+        # A block is a table's, or a record of a log (size 0): file number, position and size.
+        self._files, self._offsets, self._sizes = array("Q"), array("Q"), array("Q")
+        self._keys, self._key_ends = bytearray(), array("Q", [0])
+        self._block_of, self._begins, self._ends = array("Q"), array("Q"), array("Q")
         try:
-            newest = self._read_all()
-        except (_Damage, struct.error) as error:
+            self._index(_version(self.path))
+        except (Damage, OverflowError) as error:
             raise DataError(f'"{self.path}" is a damaged LevelDB: {error}') from error
         except OSError as error:
             reason = f"{error.strerror} ({error.filename})"
             raise DataError(f'"{self.path}" cannot be read as a LevelDB: {reason}') from error
-        self._keys = sorted(key for key, (_, place) in newest.items() if place is not None)
-        if not self._keys:
+        if not len(self):
             raise DataError(f'"{self.path}": the LevelDB is empty')
-        self._places = [newest[key][1] for key in self._keys]
-        self._block: tuple[tuple[int, int], list[bytes]] = ((-1, -1), [])
+        self._block: tuple[int, bytes] = (-1, b"")
 
-    def _read_all(self) -> dict[bytes, tuple[int, Any]]:
-        """For each key its newest sequence number, and where the value is: (table, block, entry), bytes, or None."""
-        current = (self.path / "CURRENT").read_bytes()
-        name = current.decode("ascii", "replace").strip()
-        if not name.startswith("MANIFEST-") or "/" in name:
-            raise _Damage(f'CURRENT names "{name[:40]}"')
-        tables, first_log = _live_files((self.path / name).read_bytes())
-        newest: dict[bytes, tuple[int, Any]] = {}
+    def _index(self, version: _Version) -> None:
+        streams = [self._logs(version)]
+        levels: dict[int, list[int]] = {}
+        for number, (level, _, _) in version.tables.items():
+            levels.setdefault(level, []).append(number)
+        for level, numbers in levels.items():
+            numbers.sort(key=lambda number: _split(version.tables[number][2]))
+            tables = [self._table(number, version.tables[number][1]) for number in numbers]
+            # tables of level 0 overlap each other, those of a higher one do not
+            streams += tables if level == 0 else [chain.from_iterable(tables)]
+        last = None
+        for key, tag, block, begin, end in heapq.merge(*map(_ordered, streams)):
+            if key == last:
+                continue
+            last = key
+            if -tag & 255 == 0:  # deleted
+                continue
+            self._keys += key
+            self._key_ends.append(len(self._keys))
+            self._block_of.append(block)
+            self._begins.append(begin)
+            self._ends.append(end)
 
-        def note(key: bytes, sequence: int, place: Any) -> None:
-            if key not in newest or newest[key][0] <= sequence:
-                newest[key] = (sequence, place)
+    def _logs(self, version: _Version) -> Iterator[Entry]:
+        newest: dict[bytes, Entry] = {}
+        numbers = (int(path.stem) for path in self.path.glob("*.log") if path.stem.isdecimal())
+        for number in sorted(n for n in numbers if n >= version.log or n == version.previous_log):
+            for offset, record in log_records(self._name(number, "log")):
+                block = self._new_block(number, offset, 0)
+                for key, tag, begin, end in _batch(record):
+                    if key not in newest or tag <= newest[key][1]:
+                        newest[key] = (key, tag, block, begin, end)
+        return iter(sorted(newest.values()))
 
-        for number in sorted(tables):
-            path = self.path / f"{number:06d}.ldb"
-            table = _Table(path if path.exists() else path.with_suffix(".sst"))
-            self._tables.append(table)
-            for b, (offset, size) in enumerate(table.places):
-                for e, (key, _) in enumerate(_entries(table.block(offset, size))):
-                    if len(key) < 8:
-                        raise _Damage("a key is too short")
-                    tail = int.from_bytes(key[-8:], "little")
-                    place = (len(self._tables) - 1, b, e) if tail & 255 else None
-                    note(key[:-8], tail >> 8, place)
-        logs = sorted(p for p in self.path.glob("*.log") if p.stem.isdigit() and int(p.stem) >= first_log)
-        for path in logs:
-            for record in _log_records(path.read_bytes()):
-                for sequence, key, value in _batch(record):
-                    note(key, sequence, value)
-        return newest
+    def _table(self, number: int, size: int) -> Iterator[Entry]:
+        path = self._table_path(number)
+        if path.stat().st_size != size:
+            raise Damage(f'"{path.name}" must have {size} bytes, got {path.stat().st_size}')
+        footer = file_bytes(path, size - FOOTER, FOOTER) if size >= FOOTER else b""
+        if int.from_bytes(footer[40:], "little") != MAGIC:
+            raise Damage(f'"{path.name}" is no table')
+        at = 0
+        for _ in range(2):  # the index of filters and the like is not needed
+            _, at = varint(footer, at)
+        offset, at = varint(footer, at)
+        index = block_of(path, offset, varint(footer, at)[0])
+        for _, begin, _ in entries(index):
+            offset, at = varint(index, begin)
+            length, _ = varint(index, at)
+            data, block = block_of(path, offset, length), self._new_block(number, offset, length)
+            for key, start, end in entries(data):
+                user_key, tag = _split(key)
+                yield user_key, tag, block, start, end
+
+    def _new_block(self, number: int, offset: int, size: int) -> int:
+        self._files.append(number)
+        self._offsets.append(offset)
+        self._sizes.append(size)
+        return len(self._files) - 1
+
+    def _name(self, number: int, ending: str) -> Path:
+        return self.path / f"{number:06d}.{ending}"
+
+    def _table_path(self, number: int) -> Path:
+        path = self._name(number, "ldb")
+        return path if path.exists() else self._name(number, "sst")
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._block_of)
 
     def key(self, index: int) -> bytes:
         """Return the key of record ``index``."""
-        return self._keys[index]
+        return bytes(self._keys[self._key_ends[index] : self._key_ends[index + 1]])
 
     def read(self, index: int) -> bytes:
         """Return the value of record ``index``, 0 <= index < len(self)."""
-        place = self._places[index]
-        if isinstance(place, bytes):
-            return place
-        number, block, entry = place
-        if self._block[0] != (number, block):
-            table = self._tables[number]
+        block = self._block_of[index]
+        if self._block[0] != block:
+            number, offset, size = self._files[block], self._offsets[block], self._sizes[block]
             try:
-                values = [value for _, value in _entries(table.block(*table.places[block]))]
-            except (_Damage, OSError) as error:
+                if size:
+                    data = block_of(self._table_path(number), offset, size)
+                else:
+                    data = next(log_records(self._name(number, "log"), offset), (0, b""))[1]
+            except (Damage, OSError) as error:
                 raise DataError(f'"{self.path}": record {index} cannot be read ({error})') from error
-            self._block = ((number, block), values)
-        if entry >= len(self._block[1]):
+            self._block = (block, data)
+        data = self._block[1]
+        if self._ends[index] > len(data):
             raise DataError(f'"{self.path}": record {index} is gone: its file has changed')
-        return self._block[1][entry]
+        return data[self._begins[index] : self._ends[index]]
 
     def close(self) -> None:
-        """Let go of the files."""
-        for table in self._tables:
-            table.close()
+        """Let go of the block that was read last; no file is open."""
+        self._block = (-1, b"")
