@@ -50,7 +50,7 @@ class Pattern:
 
     def forward(self, ops: Recorder) -> None:
         """Record the chain's forward pass."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define forward")
 
     def restore(self, ops: Recorder) -> None:
         """Record what the layers' own calls would have left beside, and a backward pass by them reads."""

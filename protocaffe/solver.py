@@ -24,6 +24,7 @@ from .net import Net
 from .pycaffe import PycaffeSolver, fresh_seed
 from .scoring import Scoring, number
 from .snapshots import Snapshots
+from .weights import copy_to
 
 logger = logging.getLogger("protocaffe.solver")
 
@@ -185,8 +186,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
 
     def copy_from(self, path: str | os.PathLike) -> None:
         """Copy weights from a caffemodel to the training net, and to the layers that only a test net has."""
-        for net in (self.net, *self.test_nets):
-            net.copy_from(path)
+        copy_to((self.net, *self.test_nets), path)
 
     # --------------------------------------------------------------------------------------------------------- update
     def _init_update(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -45,17 +45,22 @@ class WeightFiles:
         Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
         the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0, unless
         ``keep_masks`` is False: then all masks are dropped before those of the file are taken. Raises, before
-        anything changes, WeightsError where counts or shapes differ and FileFormatError for a damaged file.
+        anything changes, WeightsError where counts or shapes differ or no layer is found by its name, and
+        FileFormatError for a damaged file.
         """
+        copy_to([self], path, keep_masks)
+
+    def _copy_file(self, path: str | os.PathLike[str], keep_masks: bool) -> int:
+        """Copy from a file; returns how many layers with parameters it had weights for."""
         from .io.caffemodel import read_caffemodel
         from .io.hdf5 import is_hdf5, read_weights
 
         path = os.fspath(path)
         logger.info("Copying weights from %s", path)
-        self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path, keep_masks)
+        return self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path, keep_masks)
 
-    def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights", keep_masks: bool = True) -> None:
-        """Copy what a file held; see copy_from."""
+    def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights", keep_masks: bool = True) -> int:
+        """Copy what a file held, see copy_from; returns the number of layers that got weights, which may be 0."""
         own: dict[str, list[Layer]] = {}
         matched: list[tuple[Layer, LayerWeights]] = []
         unknown = dict(self._unknown_fields)
@@ -86,6 +91,7 @@ class WeightFiles:
                     blob.mask = keep.reshape(blob.shape)
                 blob.apply_mask()
         self._check_zeros_of = source
+        return len(matched)
 
     def _owned(self, blob: Blob) -> bool:
         return any(blob is owner for owner in self.learnable_params)
@@ -246,6 +252,18 @@ def _with_surgery(layer: Layer, stored: LayerWeights) -> LayerWeights:
     if not fits or any(np.any((k != 0) & (k != 1)) for k in keep):
         return stored
     return replace(stored, blobs=values, masks=[k != 0 for k in keep], diffs=stored.diffs[:count])
+
+
+def copy_to(nets: Sequence[WeightFiles], path: str | os.PathLike[str], keep_masks: bool = True) -> None:
+    """Copy a file's weights to the layers of the same names of several nets; see WeightFiles.copy_from.
+
+    Raises WeightsError where the nets have parameters and no layer of any of them is found in the file.
+    """
+    found = sum([net._copy_file(path, keep_masks) for net in nets])
+    wanted = dict.fromkeys(layer.name for net in nets for layer in net.layers if layer.blobs)
+    if wanted and not found:
+        names = ", ".join(list(wanted)[:5]) + (", ..." if len(wanted) > 5 else "")
+        raise WeightsError(f'"{os.fspath(path)}": holds weights for none of the net\'s layers ({names})')
 
 
 def _same_shape(want: tuple[int, ...], stored: tuple[int, ...]) -> bool:

@@ -122,3 +122,14 @@ def test_shared_parameters_need_one_shape():
     net = make(loose, TRAIN)
     assert np.shares_memory(net.params["a"][0].data, net.params["b"][0].data)
     assert net.params["b"][0].shape == (3, 2)
+
+
+def test_a_file_with_none_of_the_nets_layers_is_refused(tmp_path):
+    text = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }'
+    text += 'layer { name: "NAME" type: "InnerProduct" bottom: "x" top: "y" inner_product_param { num_output: 4 } }'
+    for end in ("caffemodel", "caffemodel.h5"):
+        path = tmp_path / f"w.{end}"
+        make(text.replace("NAME", "one"), TRAIN).save(path)
+        with pytest.raises(WeightsError, match=rf'w\.{end}": holds weights for none of the net\'s layers \(two\)'):
+            make(text.replace("NAME", "two"), TRAIN).copy_from(path)
+        make(text.split('layer { name: "NAME"')[0], TRAIN).copy_from(path)  # nothing to fill, nothing missed

@@ -128,7 +128,8 @@ def prune(weights: str, sparsity: float, output: str) -> None:
 def run_steps(plan: Plan, sparsity: float) -> list[Result]:
     """Train, prune, fine-tune, test; the current directory is the demo's."""
     dense, pruned, tuned = (f"lenet_{what}.caffemodel" for what in ("dense", "pruned", "finetuned"))
-    say(f"Train: protocaffe train --solver {SOLVER}")
+    length = f" --iterations {plan.train}" if plan.train else ""
+    say(f"Train: protocaffe train --solver {SOLVER}{length} --output {dense}")
     start = time.perf_counter()
     train(None, plan.train, "train", dense)
     results = [evaluate("dense", dense, plan.test_batches, start)]

@@ -27,6 +27,7 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
     """Fine-tune as asked for; returns the solver after its last iteration."""
     from protocaffe.pruning import sparsity_of_net
 
+    job.suffix = "_finetuned"
     with log_lines():
         solver = open_solver(job)
         report = sparsity_of_net(solver.net)
@@ -48,7 +49,7 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
 @click.option("--weights", required=True, metavar="FILES", help="Weights (caffemodel), several separated by commas.")
 @click.option("--base-lr", type=float, help="Learning rate to start at, in place of the solver file's base_lr.")
 @click.option("--iterations", type=click.IntRange(min=0), help="Iterations to run, in place of max_iter.")
-@click.option("--output", metavar="FILE", help="Also write the fine-tuned weights here (caffemodel).")
+@click.option("--output", metavar="FILE", help="Also write the fine-tuned weights here (HDF5 if it ends in .h5).")
 @state_options
 @click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
 @click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
@@ -58,7 +59,8 @@ def command(sigint_effect: str, sighup_effect: str, **options: Any) -> None:
     """Fine-tune a net under its masks: pruned weights stay exactly zero, the others learn.
 
     The schedule starts anew, at the solver file's base_lr unless --base-lr says otherwise: going back to a high
-    learning rate serves better than going on with the last, small one (Renda et al. 2020, arXiv 2003.02389). A loss
+    learning rate serves better than going on with the last, small one (Renda et al. 2020, arXiv 2003.02389).
+    Snapshots are called PREFIX_finetuned_iter_N, so that they do not replace those of the first training. A loss
     that is NaN or infinite ends the run with an error that names the first bad layer.
     """
     solver = finetune(Job(**options), sigint_effect, sighup_effect)

@@ -62,6 +62,8 @@ class Job:
     mask_from_zeros: bool = False
     drop_masks: bool = False
     output: str | None = None
+    #: put behind the snapshots' prefix, so that they do not replace those of the first training
+    suffix: str = ""
 
 
 def solver_parameter(job: Job) -> Any:
@@ -83,6 +85,7 @@ def solver_parameter(job: Job) -> Any:
         parameter.snapshot_prefix = str(Path(job.solver).with_suffix(""))
     elif prefix.is_dir():
         parameter.snapshot_prefix = str(prefix / Path(job.solver).stem)
+    parameter.snapshot_prefix += job.suffix
     return parameter
 
 

@@ -33,6 +33,7 @@ def run(solver: Solver, title: str, sigint: str = "stop", sighup: str = "snapsho
 @click.option("--snapshot", metavar="FILE", help="Go on from this solver state (.solverstate, .solverstate.h5).")
 @click.option("--weights", metavar="FILES", help="Start from these weights, several separated by commas.")
 @click.option("--iterations", type=click.IntRange(min=0), help="Stop at this iteration, in place of max_iter.")
+@click.option("--output", metavar="FILE", help="Also write the weights here in the end (HDF5 if it ends in .h5).")
 @state_options
 @click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
 @click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
@@ -46,4 +47,7 @@ def command(sigint_effect: str, sighup_effect: str, **options: Any) -> None:
     from protocaffe.cli.session import Job, open_solver
 
     with log_lines():
-        run(open_solver(Job(**options)), "train", sigint_effect, sighup_effect)
+        solver = open_solver(Job(**options))
+        run(solver, "train", sigint_effect, sighup_effect)
+        if options["output"]:
+            solver.net.save(options["output"])

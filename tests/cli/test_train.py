@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,33 @@ def test_prune_and_finetune_keep_the_zeros(cli, lenet, trained):
     for key in (("conv1", 0), ("conv2", 0), ("ip1", 0), ("ip2", 0)):
         assert not after[key][before[key] == 0].any()
         assert (after[key] != before[key]).any()
+
+
+def test_finetune_leaves_the_first_trainings_snapshots_and_train_writes_an_output(cli, lenet):
+    first = cli("train", "--solver", "s.prototxt", "--iterations", 2, "--output", "dense.caffemodel.h5")
+    assert first.code == 0, first.err
+    (model,) = lenet.glob("*_iter_2.caffemodel")
+    content = model.read_bytes()
+    assert equal(weights(model), weights("dense.caffemodel.h5"))
+    tuned = cli("finetune", "--solver", "s.prototxt", "--weights", model, "--iterations", 2)
+    assert tuned.code == 0, tuned.err
+    assert model.read_bytes() == content
+    assert [p.name for p in lenet.glob("*_finetuned_iter_2.*")]
+
+
+def test_weights_of_another_net_end_a_test(cli, lenet, trained):
+    text = Path(MODEL).read_text()
+    for name in ("conv1", "conv2", "ip1", "ip2"):
+        text = text.replace(f'name: "{name}"', f'name: "other_{name}"')
+    Path("other.prototxt").write_text(text)
+    for command in (("test", "--model", "other.prototxt", "--iterations", 1),
+                    ("prune", "--model", "other.prototxt", "--output", "p.caffemodel", "--sparsity", 0.5)):  # fmt: skip
+        result = cli(*command, "--weights", trained)
+        assert result.code == 1
+        assert (
+            "holds weights for none of the net's layers (other_conv1, other_conv2, other_ip1, other_ip2)" in result.err
+        )
+        assert "Traceback" not in result.err
 
 
 def test_finetune_says_that_the_rate_comes_from_the_solver_file(cli, lenet, trained):
