@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """One bound call of a plan. ``host``: Python code, which splits what a device can run in one go."""
+    """One bound call of a plan. ``host``: Python code, which splits what a device can run in one go.
+
+    ``ahead``: Python code that runs before the calls that are replayed together, and so splits nothing.
+    """
 
     run: Bound
     name: str
     layer: str
     host: bool = False
+    ahead: bool = False
 
 
 class Recorder:
@@ -99,6 +103,13 @@ class Recorder:
         """Python code at every replay; it reads and writes the named blobs through their NumPy views."""
         self._add(self.backend.bind_host(function), name, host=True)
 
+    def ahead(self, function: Callable[[], Any], name: str = "ahead") -> None:
+        """Python code before every replay of this layer's calls; it may give the device things to do, in order.
+
+        Other calls of the replay run after it, so it must not read or write what they use on the host.
+        """
+        self.calls.append(Call(function, name, self.layer, ahead=True))
+
     def scratch(self, shape: Sequence[int]) -> Memory:
         """Memory shared by all layers of the net, valid within one layer's forward or backward only."""
         dims = tuple(int(d) for d in shape)
@@ -129,7 +140,7 @@ class Plan:
         self.parts: list[list[Call]] = []
         #: by the layer that runs first
         self._fused: dict[int, Fused] = {}
-        self._flat: dict[tuple[int, ...], tuple[Sequence[Bound], frozenset[int]]] = {}
+        self._flat: dict[tuple[int, ...], tuple[list[Bound], Sequence[Bound], frozenset[int]]] = {}
         self._forward = before or self
         #: chains, by lowest layer, whose fused calls ran last in the forward plan and left something to restore
         self._unrestored: set[int] = set()
@@ -139,10 +150,14 @@ class Plan:
         key = tuple(parts)
         if key not in self._flat:
             calls, chains = self._find(key)
-            self._flat[key] = self.backend.sequence([call.run for call in calls]), chains
-        bound, chains = self._flat[key]
+            ahead = [call.run for call in calls if call.ahead]
+            bound = self.backend.sequence([call.run for call in calls if not call.ahead])
+            self._flat[key] = ahead, bound, chains
+        ahead, bound, chains = self._flat[key]
         if self._forward._unrestored:
             self._forward.restore(key, chains)
+        for function in ahead:
+            function()
         self.backend.replay(bound)
         if self._forward is self:
             self._unrestored.update(first for first in chains if self._fused[first].restore)

@@ -7,8 +7,10 @@ import gc
 import numpy as np
 import pytest
 
-from protocaffe import TRAIN
+from protocaffe import TRAIN, Net
 from protocaffe.errors import NetError, ShapeError
+from protocaffe.io import prototxt
+from protocaffe.layer import Layer, layer_types, register
 from tests.support.nets import LABEL, LOSS, SMALL, images, make, trainable
 
 
@@ -169,3 +171,25 @@ def test_views_are_of_the_current_values():
     net.forward(data=images(seed=5))
     assert (view != before).any()
     assert np.shares_memory(view, net.blobs["prob"].data)
+
+
+def test_what_a_layer_asks_for_ahead_runs_once_before_its_calls(monkeypatch):
+    monkeypatch.setattr("protocaffe.layer._registry", dict(layer_types()))
+    seen = []
+
+    class Ahead(Layer):
+        exact_bottoms = exact_tops = 1
+
+        def reshape(self, bottom, top):
+            top[0].reshape(*bottom[0].shape)
+
+        def forward(self, bottom, top):
+            self.ops.host(lambda: seen.append("call"))
+            self.ops.ahead(lambda: seen.append("ahead"))
+
+    register("AheadOfTime")(Ahead)
+    text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 } } }'
+    net = Net(prototxt.parse_net(text + ' layer { name: "a" type: "AheadOfTime" bottom: "x" top: "y" }'))
+    net.forward()
+    net.forward(start="a")
+    assert seen == ["ahead", "call"] * 2
