@@ -44,3 +44,15 @@ KERNEL bias_gradient_columns(long cols, long rows, const store* dy, store* db) {
 
 // counter[0] += 1: the forward counter that addresses random numbers.
 KERNEL count_up(long n, u64* counter) { FOR_EACH(i, n) counter[i] += 1; }
+
+// ring[count mod size] += weight sum(top): the loss of an iteration; `begins` starts the next one
+KERNEL loss_note(long rows, long n, const store* top, real weight, int begins, int size, u64* count, real* ring) {
+  FOR_EACH_ROW(r, rows, n) {
+    const real sum = weight * row_sum(n, [=](index_t i) { return real(top[i]); });
+    ROW_LEADER {
+      count[0] += begins;
+      const int at = int((count[0] - 1) % u64(size));
+      ring[at] = (begins ? real(0) : ring[at]) + sum;
+    }
+  }
+}

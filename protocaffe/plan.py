@@ -193,3 +193,29 @@ class Plan:
                 found += self.parts[parts[at]]
                 at += 1
         return found, frozenset(chains)
+
+
+class Pass:
+    """All layers forward and then backward, with calls before and after: the same as running each, replayed as one."""
+
+    def __init__(
+        self, forward: Plan, backward: Plan, layers: int, before: Sequence[Bound], after: Sequence[Bound]
+    ) -> None:
+        """``layers``: how many there are; the forward plan has one part more, which comes first."""
+        self._forward = forward
+        self._backend = forward.backend
+        down, chains = forward._find((layers, *range(layers)))
+        up, whole = backward._find(tuple(range(layers - 1, -1, -1)))
+        unrestored = {first for first in chains if forward._fused[first].restore}
+        self._unrestored = unrestored & whole
+        restored = [call for first in sorted(unrestored - whole) for call in forward._fused[first].restore]
+        calls = [*down, *restored, *up]
+        self._ahead = [call.run for call in calls if call.ahead]
+        self._bound = self._backend.sequence([*before, *(call.run for call in calls if not call.ahead), *after])
+
+    def run(self) -> None:
+        """Replay it."""
+        for function in self._ahead:
+            function()
+        self._backend.replay(self._bound)
+        self._forward._unrestored = set(self._unrestored)

@@ -40,6 +40,8 @@ class Recording:
     _backward_plan: Plan | None
     _forward_layout: list[Any]
     _backward_layout: list[Any]
+    #: by "data" and "diff" the backend's count of changes up to which the layout is known to hold
+    _layouts: dict[str, int]
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
@@ -65,14 +67,19 @@ class Recording:
 
     def _layout(self, which: str) -> list[Any]:
         """What a plan depends on: each blob's shape, and where its "data" or "diff" lies, if it lies anywhere yet."""
+        self._layouts[which] = self.backend.layouts
         return [(blob, blob.shape, getattr(blob.values, which).storage) for blob in self._watched]
 
-    @staticmethod
-    def _changed(layout: list[Any], which: str) -> bool:
-        return any(
+    def _changed(self, layout: list[Any], which: str) -> bool:
+        if self._layouts[which] == self.backend.layouts:
+            return False
+        if any(
             blob.shape != shape or (storage is not None and getattr(blob.values, which).storage is not storage)
             for blob, shape, storage in layout
-        )
+        ):
+            return True
+        self._layouts[which] = self.backend.layouts
+        return False
 
     @staticmethod
     def _moved(layout: list[Any]) -> bool:
