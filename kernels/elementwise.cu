@@ -33,12 +33,72 @@ KERNEL bias_gradient(long channels, long images, long pixels, const store* dy, s
   }
 }
 
+// For each (channel, chunk of images) the sum of dy
+KERNEL bias_gradient_chunks(long rows, long chunks, long images, long channels, long pixels, const store* dy, real* partial) {
+  FOR_EACH_ROW(r, rows, images * pixels / chunks) {
+    const index_t f = r / chunks, k = r - f * chunks;
+    const real s = rows_sum(k * images / chunks, (k + 1) * images / chunks, pixels, [=](index_t n, index_t p) {
+      return real(dy[(n * channels + f) * pixels + p]);
+    });
+    ROW_LEADER partial[r] = s;
+  }
+}
+
+// db[f] += the sum of the chunks
+KERNEL bias_gradient_finish(long channels, long chunks, const real* partial, store* db) {
+  FOR_EACH(f, channels) {
+    real s = 0;
+    for (index_t k = 0; k < chunks; ++k) s += partial[f * chunks + k];
+    db[f] = real(db[f]) + s;
+  }
+}
+
 // db[c] += sum over rows r of dy[r, c]
 KERNEL bias_gradient_columns(long cols, long rows, const store* dy, store* db) {
   FOR_EACH(c, cols) {
     real s = 0;
     for (index_t r = 0; r < rows; ++r) s += real(dy[r * cols + c]);
     db[c] = real(db[c]) + s;
+  }
+}
+
+// The same by panels of 32 columns; where y is there, dy is 0 from here on wherever y is not positive (a ReLU's)
+KERNEL bias_gradient_panels(long panels, long rows, long cols, const store* y, store* dy, store* db) {
+  const index_t width = cols, height = rows;
+  FOR_EACH_ROW(p, panels, rows * 32) {
+#if ON_GPU
+    __shared__ real sums[32][33];
+    const index_t c = p * 32 + (threadIdx.x & 31);
+    const int warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
+    real s = 0;
+    if (c < width)
+      for (index_t r = warp; r < height; r += warps) {
+        const index_t at = r * width + c;
+        const bool keep = !y || real(y[at]) > 0;
+        if (!keep) dy[at] = real(0);
+        s += keep ? real(dy[at]) : real(0);
+      }
+    __syncthreads();
+    sums[warp][threadIdx.x & 31] = s;
+    __syncthreads();
+    if (warp == 0 && c < width && db) {
+      for (int w = 1; w < warps; ++w) s += sums[w][threadIdx.x];
+      db[c] = real(db[c]) + s;
+    }
+#else
+    const index_t first = p * 32, count = width - first < 32 ? width - first : 32;
+    real sums[32];
+    FOR_EACH_LANE(j, 32) sums[j] = 0;
+    for (index_t r = 0; r < height; ++r) {
+      store* row = dy + r * width + first;
+      if (y) {
+        const store* sign = y + r * width + first;
+        FOR_EACH_LANE(j, count) row[j] = real(sign[j]) > 0 ? real(row[j]) : real(0);
+      }
+      FOR_EACH_LANE(j, count) sums[j] += real(row[j]);
+    }
+    if (db) FOR_EACH_LANE(j, count) db[first + j] = real(db[first + j]) + sums[j];
+#endif
   }
 }
 

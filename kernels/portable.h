@@ -189,6 +189,13 @@ DEVICE real row_max(long n, F f) {
 // A NaN in the first argument stays.
 DEVICE real max_of(real a, real b) { return a < b ? b : a; }
 DEVICE real min_of(real a, real b) { return a > b ? b : a; }
+// the larger of two values and its place: of equal ones the earlier place, and NaN beats numbers
+DEVICE bool beats(real v, real top) { return v > top || v != v; }
+DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
+  const bool second = beats(b, a) || (b == a && ib < ia);
+  top = second ? b : a;
+  at = second ? ib : ia;
+}
 
 #if ON_GPU
 DEVICE float exp_of(float x) { return expf(x); }

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .backends.base import Backend, Bound
     from .blob import Blob
 
+#: values of one channel that a chunk of `Recorder.bias_gradient` sums
+_CHUNK = 1 << 12
+
 
 @dataclass(frozen=True)
 class Call:
@@ -96,6 +99,49 @@ class Recorder:
     def conv_backward_weights(self, shape: Any, x: Memory, dy: Memory, dw: Memory, db: Memory | None) -> None:
         """dw += gradient of the weights, db += of the bias."""
         self._conv("backward_weights", shape, (x, dy, dw, db))
+
+    def conv_forward_pooled(
+        self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory, pooled: Memory, index: Memory
+    ) -> None:
+        """y = max(0, W * x + b), and of each of the 2x2 windows that tile its planes the maximum and its place."""
+        planes, oh, ow = shape.images * shape.num_output, shape.out_dims[0] // 2, shape.out_dims[1] // 2
+        convolution = None
+        if self.backend.bind_conv("forward", shape, (x, w, bias, y), True) is None:
+            convolution = self.backend.convolution(self, shape)
+        if convolution is not None and convolution.fuses_pool:
+            convolution.forward(x, w, bias, y, pooled=(pooled, index))  # type: ignore[call-arg]
+            return
+        self.conv_forward(shape, x, w, bias, y, relu=True)
+        self.launch_rows("pooling_max2_forward", planes, oh, ow, y, pooled, index)
+
+    def conv_backward(
+        self, shape: Any, x: Memory, dy: Memory, w: Memory, dw: Memory | None, db: Memory | None, dx: Memory | None,
+        fill: Callable[[int, int, Memory | None], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Of dw +=, db += and dx = those that are there; ``fill`` as GenericConvolution.backward has it."""
+        weights, data = (x, dy, dw, db), (dy, w, dx)
+        own = [self.backend.bind_conv("backward_weights", shape, weights) if dw is not None else None]
+        own += [self.backend.bind_conv("backward_data", shape, data) if dx is not None else None]
+        if own == [None, None]:
+            self.backend.convolution(self, shape).backward(x, dy, w, dw, db, dx, fill)
+            return
+        if fill is not None:
+            fill(0, shape.images, None)
+        if dw is not None:
+            self._conv("backward_weights", shape, weights)
+        if dx is not None:
+            self._conv("backward_data", shape, data)
+
+    def bias_gradient(self, images: int, channels: int, pixels: int, dy: Memory, db: Memory) -> None:
+        """db[f] += sum over images and pixels of dy[n, f, p], in as many chunks of images as are worth it."""
+        chunks = max(1, min(images, images * pixels // _CHUNK, 64))
+        if chunks == 1:
+            self.launch_rows("bias_gradient", channels, images, pixels, dy, db)
+            return
+        partial = self.scratch((channels * chunks,))
+        args = (chunks, images, channels, pixels, dy, partial)
+        self.launch_rows("bias_gradient_chunks", channels * chunks, *args)
+        self.launch("bias_gradient_finish", channels, chunks, partial, db)
 
     def host(
         self, function: Callable[[], Any], reads: Sequence[Blob] = (), writes: Sequence[Blob] = (), name: str = "host"

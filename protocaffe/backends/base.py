@@ -145,8 +145,8 @@ class GenericConvolution:
     ``ops`` is the recorder (plan.Recorder), ``shape`` a layers.convolution.ConvShape.
     """
 
-    #: whether `forward` takes ``relu=True``
-    fuses_relu = False
+    #: whether `forward` takes ``relu=True``, and ``pooled``
+    fuses_relu = fuses_pool = False
 
     def __init__(self, ops: Any, shape: Any) -> None:
         self.ops = ops
@@ -209,4 +209,19 @@ class GenericConvolution:
                 strides=(s.out_group * s.pixels, s.kernel_dim * s.pixels, s.out_group * s.kernel_dim),
             )  # fmt: skip
         if db is not None:
-            ops.launch_rows("bias_gradient", s.num_output, s.images, s.pixels, dy, db)
+            ops.bias_gradient(s.images, s.num_output, s.pixels, dy, db)
+
+    def backward(
+        self, x: Any, dy: Memory, w: Any, dw: Memory | None, db: Memory | None, dx: Memory | None,
+        fill: Callable[[int, int, Memory | None], None] | None = None,
+    ) -> None:  # fmt: skip
+        """The wanted ones of the gradients; ``fill(first, count, outer)`` records what writes dy of so many images.
+
+        Where ``outer`` is there, it gets dy as [F, N, P] as well.
+        """
+        if fill is not None:
+            fill(0, self.s.images, None)
+        if dw is not None:
+            self.backward_weights(x, dy, dw, db)
+        if dx is not None:
+            self.backward_data(dy, w, dx)

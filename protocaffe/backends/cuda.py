@@ -11,6 +11,8 @@ import numpy as np
 
 from ..errors import BackendError
 from ..memory import Memory, Storage
+from ..patterns import PORTABLE
+from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
 from .arguments import Kernels
 from .base import Backend, Bound, GenericConvolution
@@ -38,6 +40,7 @@ class CudaBackend(Backend):
 
     name = "cuda"
     unified = False
+    patterns = (ConvolutionReLUPooling, *PORTABLE)
 
     def __init__(self, real: Any = np.float32, device: int = 0) -> None:
         super().__init__()

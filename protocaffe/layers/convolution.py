@@ -220,15 +220,11 @@ class Convolution(BaseConvolution):
             self.ops.conv_forward(self.shape, b.data_mem, self.blobs[0].data_mem, bias, t.data_mem)
 
     def backward(self, top, propagate_down, bottom):
-        want_bias = self.bias_term and self.param_propagate_down[1]
+        s, w = self.shape, self.blobs[0].data_mem
+        dw = self.blobs[0].diff_mem if self.param_propagate_down[0] else None
+        db = self.blobs[1].diff_mem if self.bias_term and self.param_propagate_down[1] else None
         for t, down, b in zip(top, propagate_down, bottom, strict=True):
-            if self.param_propagate_down[0]:
-                db = self.blobs[1].diff_mem if want_bias else None
-                self.ops.conv_backward_weights(self.shape, b.data_mem, t.diff_mem, self.blobs[0].diff_mem, db)
-            elif want_bias:
-                s = self.shape
-                self.ops.launch_rows(
-                    "bias_gradient", s.num_output, s.images, s.pixels, t.diff_mem, self.blobs[1].diff_mem
-                )
-            if down:
-                self.ops.conv_backward_data(self.shape, t.diff_mem, self.blobs[0].data_mem, b.diff_mem)
+            if dw is None and db is not None:
+                self.ops.bias_gradient(s.images, s.num_output, s.pixels, t.diff_mem, db)
+            both = (dw, None if dw is None else db)
+            self.ops.conv_backward(s, b.data_mem, t.diff_mem, w, *both, b.diff_mem if down else None)
