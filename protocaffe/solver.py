@@ -197,6 +197,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         arena, real = self.net.arena, self.backend.real
         self.history = [self.backend.empty((arena.size,)) for _ in range(self.histories)]
         self._hyper = self.backend.empty((8,), real)
+        self._hyper_values: tuple[float, ...] = ()
         self._clip = self.backend.from_array(np.ones(1, real))
         self._partial = self.backend.empty((CLIP_PIECES,), real)
         learnt = [not blob.statistic for blob in self.net.learnable_params]
@@ -256,10 +257,13 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.lr, self.current_step = learning_rate(p, self.iter, self.current_step)
         if p.display and self.iter % p.display == 0:
             logger.info("Iteration %d, lr = %s", self.iter, number(self.lr))
-        self._hyper.assign((
+        hyper = (
             self.lr, p.momentum, self.second_decay(), p.delta, p.weight_decay, 1 / p.iter_size, self.adam_correction(),
             p.clip_gradients,
-        ))  # fmt: skip
+        )  # fmt: skip
+        if hyper != self._hyper_values:  # a copy to a device saved
+            self._hyper.assign(hyper)
+            self._hyper_values = hyper
         if self._update_version != self.net.arena.version:
             self._bind_update()
         self.backend.replay(self._update)
