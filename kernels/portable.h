@@ -275,12 +275,18 @@ DEVICE real rows_sum(index_t first, index_t last, long n, F f) {
   for (index_t r = first; r < last; ++r) s += row_sum(n, [=](index_t j) { return f(r, j); });
   return s;
 }
+// Written out, since a loop over the outputs keeps g++ from vectorising the one over elements
+#define PUT(y, i, value)                     \
+  const auto put_v = as_reals(value);        \
+  y.to[0][i] = put_v.v[0];                   \
+  if constexpr (K > 1) y.to[1][i] = put_v.v[1]; \
+  if constexpr (K > 2) y.to[2][i] = put_v.v[2];
+
 template <int K, class T, class F, class... In>
 DEVICE void each(long n, outputs<K, T> y, F f, const In*... x) {
 #pragma omp parallel for simd schedule(static) firstprivate(y, f) if (parallel : n > PARALLEL_MIN)
   for (index_t i = 0; i < n; ++i) {
-    const reals<K> v = as_reals(f(real(x[i])...));
-    for (int k = 0; k < K; ++k) y.to[k][i] = v.v[k];
+    PUT(y, i, f(real(x[i])...))
   }
 }
 template <int K, class T, class Make, class... In>
@@ -288,10 +294,10 @@ DEVICE void rows_each(long rows, long n, outputs<K, T> y, Make make, const In*..
 #pragma omp parallel for schedule(static) firstprivate(y, make) if (rows * n > PARALLEL_MIN)
   for (index_t r = 0; r < rows; ++r) {
     const auto f = make(r);
+    const index_t at = r * n;
 #pragma omp simd
-    for (index_t i = r * n; i < r * n + n; ++i) {
-      const reals<K> v = as_reals(f(real(x[i])...));
-      for (int k = 0; k < K; ++k) y.to[k][i] = v.v[k];
+    for (index_t i = 0; i < n; ++i) {
+      PUT(y, at + i, f(real(x[at + i])...))
     }
   }
 }
@@ -300,7 +306,8 @@ DEVICE reals<K> channel_sums(index_t first, index_t last, long channels, index_t
   reals<K> s = {};
   for (index_t r = first; r < last; ++r) {
     const index_t at = (r * channels + c) * n;
-    for (int k = 0; k < K; ++k) s.v[k] += row_sum(n, [=](index_t i) { return as_reals(f(real(x[at + i])...)).v[k]; });
+    s.v[0] += row_sum(n, [=](index_t i) { return as_reals(f(real(x[at + i])...)).v[0]; });
+    if constexpr (K > 1) s.v[1] += row_sum(n, [=](index_t i) { return as_reals(f(real(x[at + i])...)).v[1]; });
   }
   return s;
 }
