@@ -1,23 +1,33 @@
 // Copies, sums and constants: the small change of every net.
 #include "portable.h"
 
-KERNEL fill(long n, store* y, real value) { FOR_EACH(i, n) y[i] = value; }
+KERNEL fill(long n, store* y, real value) { each(n, out(y), [=] { return value; }); }
 
-KERNEL copy(long n, const store* x, store* y) { FOR_EACH(i, n) y[i] = x[i]; }
+KERNEL copy(long n, const store* x, store* y) {
+  each(n, out(y), [](real v) { return v; }, x);
+}
 
-KERNEL add(long n, const store* a, const store* b, store* y) { FOR_EACH(i, n) y[i] = real(a[i]) + real(b[i]); }
+KERNEL add(long n, const store* a, const store* b, store* y) {
+  each(n, out(y), [](real u, real v) { return u + v; }, a, b);
+}
 
-KERNEL axpy(long n, real alpha, const store* x, store* y) { FOR_EACH(i, n) y[i] = real(y[i]) + alpha * real(x[i]); }
+KERNEL axpy(long n, real alpha, const store* x, store* y) {
+  each(n, out(y), [=](real v, real w) { return w + alpha * v; }, x, y);
+}
 
 // y = alpha x
-KERNEL scale_into(long n, real alpha, const store* x, store* y) { FOR_EACH(i, n) y[i] = alpha * real(x[i]); }
+KERNEL scale_into(long n, real alpha, const store* x, store* y) {
+  each(n, out(y), [=](real v) { return alpha * v; }, x);
+}
 
 // y[r, c] += b[r % channels]: rows are (image, channel) pairs, columns pixels.
 KERNEL bias_add(long rows, long cols, long channels, const store* b, store* y) {
-  FOR_EACH_ROW(r, rows, cols) {
-    const real v = b[r % channels];
-    FOR_EACH_LANE(j, cols) y[r * cols + j] = real(y[r * cols + j]) + v;
-  }
+  const index_t count = channels;
+  const auto add = [=](index_t r) {
+    const real shift = b[r % count];
+    return [=](real v) { return v + shift; };
+  };
+  rows_each(rows, cols, out(y), add, y);
 }
 
 // y[r, c] += b[c]

@@ -134,7 +134,7 @@ class BatchNormScaleReLU(Pattern):
         norm.statistics(ops, x)
         results = self._kept(), self.top.data_mem
         args = (norm.inner, norm.channels, x, norm.factors, *self._affine(), self.slope, *results)
-        ops.launch_rows("fused_norm_forward", norm.images * norm.channels, *args)
+        ops.launch("fused_norm_forward", norm.images * norm.channels, *args, work=self.top.count)
 
     def restore(self, ops: Recorder) -> None:
         norm = self.norm
@@ -145,7 +145,7 @@ class BatchNormScaleReLU(Pattern):
             ops.launch("copy", self.top.count, self._kept(), z)
         else:
             args = (norm.inner, norm.channels, self.bottom[0].data_mem, norm.factors, z)
-            ops.launch_rows("batch_norm_forward", norm.images * norm.channels, *args)
+            ops.launch("batch_norm_forward", norm.images * norm.channels, *args, work=self.top.count)
 
     def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
         norm = self.norm
@@ -154,30 +154,30 @@ class BatchNormScaleReLU(Pattern):
         dy, dx = self.top.diff_mem, self.bottom[0].diff_mem
         between = None if self.inplace else dy
         rows = norm.images * norm.channels
-        partial = self._sums(ops, dy)
+        self._sums(ops, dy)
         args: tuple[Any, ...]
         if norm.stored:
             args = (self.top.data_mem, norm.factors, self._affine()[0], self.slope, dy, between, dx)
-            ops.launch_rows("fused_norm_backward_stored", rows, norm.inner, norm.channels, *args)
+            ops.launch("fused_norm_backward_stored", rows, norm.inner, norm.channels, *args, work=self.top.count)
         else:
-            count = float(max(1, norm.images * norm.inner))
-            ops.launch("channel_gradient_means", norm.channels, norm.chunks, count, partial, norm.sums)
             args = (*self._normalised(), *self._affine(), self.slope, norm.sums, dy, between, dx)
-            ops.launch_rows("fused_norm_backward", rows, norm.inner, norm.channels, *args)
+            ops.launch("fused_norm_backward", rows, norm.inner, norm.channels, *args, work=self.top.count)
         return True
 
-    def _sums(self, ops: Recorder, dy: Any) -> Any:
-        """The sums over each channel of the masked dy and of its product with z; gain and shift get their gradients."""
+    def _sums(self, ops: Recorder, dy: Any) -> None:
+        """Means over each channel of the masked dy and of its product with z; gain and shift get their gradients."""
         norm, learning = self.norm, self._learning()
         if norm.stored and not learning:
-            return None
+            return
         partial = ops.scratch((2 * norm.channels * norm.chunks,))
         extents = (norm.chunks, norm.images, norm.channels, norm.inner)
         args = (*extents, *self._normalised(), *self._affine(), self.slope, dy, partial)
         ops.launch_rows("fused_norm_gradient_sums", norm.channels * norm.chunks, *args)
-        for which, blob in learning:
-            ops.launch("channel_gradient_add", norm.channels, norm.chunks, which, 1, partial, blob.diff_mem)
-        return partial
+        means = None if norm.stored else norm.sums
+        gradients = {which: blob.diff_mem for which, blob in learning}
+        count = float(max(1, norm.images * norm.inner))
+        results = (means, gradients.get(1), gradients.get(0))
+        ops.launch("channel_gradients", norm.channels, norm.chunks, count, partial, *results)
 
     def _affine(self) -> tuple[Any, Any]:
         """Gain and shift."""

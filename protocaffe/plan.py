@@ -50,9 +50,9 @@ class Recorder:
         """A kernel over ``n`` elements; ``work``: the number of elements where the first argument is another count."""
         self._add(self.backend.bind_launch(kernel, n, args, work), kernel)
 
-    def launch_rows(self, kernel: str, rows: int, *args: Any) -> None:
-        """A kernel over ``rows`` rows."""
-        self._add(self.backend.bind_launch(kernel, rows, args, rows=True), kernel)
+    def launch_rows(self, kernel: str, rows: int, *args: Any, work: int | None = None) -> None:
+        """A kernel over ``rows`` rows; ``work``: the elements of all rows where the largest array has another number."""
+        self._add(self.backend.bind_launch(kernel, rows, args, work, rows=True), kernel)
 
     def gemm(
         self, trans_a: bool, trans_b: bool, m: int, n: int, k: int, alpha: float,

@@ -108,7 +108,8 @@ class Backend(ABC):
     def bind_launch(
         self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
     ) -> Bound:
-        """A kernel over ``n`` elements (``rows``: a block per row); ``work`` is the number of elements if not ``n``.
+        """A kernel over ``n`` elements (``rows``: a block per row); ``work`` is the number of elements if not ``n``
+        (``rows``: if not those of the largest array).
 
         Raises KernelError if the arguments do not fit the kernel's signature.
         """

@@ -24,6 +24,8 @@ from .cuda_kernels import Modules
 
 _BLOCK = 256
 _ROW_BLOCKS = (32, 64, 128, 256, 512, 1024)
+#: elements of a row that a thread takes, if the row has as many for 32 threads
+_PER_LANE = 4
 #: blocks per multiprocessor at most: more elements than that are strides of the kernels' loops
 _WAVES = 32
 #: elements from which on a kernel is compiled for the shape of its images
@@ -107,7 +109,8 @@ class CudaBackend(Backend):
         structs = {p.type: v for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
         wide = max(largest, elements) >= _NARROW
         function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
-        block = min(_row_block(largest // n), self._modules.threads(function)) if rows else _BLOCK
+        columns = (largest if work is None else work) // n
+        block = min(_row_block(columns // _PER_LANE), self._modules.threads(function)) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
         call = partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
@@ -147,9 +150,9 @@ class CudaBackend(Backend):
         return nothing if call is None else call
 
 
-def _row_block(columns: int) -> int:
-    """Threads for a row of about so many columns."""
-    return next((block for block in _ROW_BLOCKS if block >= columns), _ROW_BLOCKS[-1])
+def _row_block(lanes: int) -> int:
+    """Threads for a row that about so many are of use to."""
+    return next((block for block in _ROW_BLOCKS if block >= lanes), _ROW_BLOCKS[-1])
 
 
 def _pack(value: Any) -> Any:
