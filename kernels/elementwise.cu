@@ -30,6 +30,14 @@ KERNEL bias_add(long rows, long cols, long channels, const store* b, store* y) {
   rows_each(rows, cols, out(y), add, y);
 }
 
+// y[r, c] = max(y[r, c] + b[r % channels], 0)
+KERNEL bias_relu(long rows, long cols, long channels, const store* b, store* y) {
+  FOR_EACH_ROW(r, rows, cols) {
+    const real v = b[r % channels];
+    FOR_EACH_LANE(j, cols) y[r * cols + j] = max_of(real(y[r * cols + j]) + v, real(0));
+  }
+}
+
 // y[r, c] += b[c]
 KERNEL bias_add_columns(long rows, long cols, const store* b, store* y) {
   FOR_EACH_2D(r, rows, c, cols) y[r * cols + c] = real(y[r * cols + c]) + real(b[c]);

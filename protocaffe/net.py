@@ -102,6 +102,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self._forward_layout: list[Any] = []
         self._backward_layout: list[Any] = []
         self._layouts: dict[str, int] = {}
+        self._generation = self.backend.generation
         self._chains: list[Chain] = []
         self._reuse = Reuse(self.name, self.backend, self._wires, self.blobs) if reuse_memory else KeepAll()
         parameters = Parameters()

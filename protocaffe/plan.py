@@ -75,7 +75,11 @@ class Recorder:
         bound = self.backend.bind_conv(step, shape, args, relu)
         if bound is not None:
             self._add(bound, f"conv_{step}" + "_relu" * relu)
-            return
+        else:
+            self.generic_conv(step, shape, args, relu)
+
+    def generic_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> None:
+        """A step of a convolution by im2col and GEMM: Caffe's engine."""
         convolution = self.backend.convolution(self, shape)
         if relu and convolution.fuses_relu:
             convolution.forward(*args, relu=True)  # type: ignore[arg-type,call-arg]

@@ -42,6 +42,7 @@ class Recording:
     _backward_layout: list[Any]
     #: by "data" and "diff" the backend's count of changes up to which the layout is known to hold
     _layouts: dict[str, int]
+    _generation: int
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
@@ -90,10 +91,12 @@ class Recording:
 
     def _forward(self, first: int = 0) -> Plan:
         """The plan of the forward pass; where a shape has changed, made anew for the layers from ``first`` on."""
-        if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
+        current = self._generation == self.backend.generation
+        if self._forward_plan is not None and current and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
         # what moved without another shape (shared parameters) concerns layers before the first as well
         self.reshape(0 if self._forward_plan is None or self._moved(self._forward_layout) else first)
+        self._generation = self.backend.generation
         self._chains = self._place_blobs(first)
         plan = Plan(self.backend)
         for wire in self._wires:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,21 @@ class Backend(ABC):
         self.layouts = 0
         #: storages that Python may have written to since the last run
         self.dirty: set[Storage] = set()
+        #: grows when plans that were recorded before no longer hold: another way to compute was chosen
+        self.generation = 0
+
+    @property
+    def math(self) -> str:
+        """How floats are multiplied: "fp32", or on a GPU "tf32"."""
+        return "fp32"
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was measured and chosen for recorded plans: a run that is to repeat to the bit must `adopt` it."""
+        return {}
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Prefer ``choices``, of this backend's kind, to measuring."""
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Memory:
         """Zeroed memory; the type is the backend's ``real`` unless given."""

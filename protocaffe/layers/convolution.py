@@ -28,6 +28,8 @@ class ConvShape:
     pad: tuple[int, ...]
     dilation: tuple[int, ...]
     generic: bool = False
+    #: "DEFAULT" (the device's faster one), "CAFFE" (im2col and GEMM) or "CUDNN"
+    engine: str = "DEFAULT"
 
     @property
     def pixels(self) -> int:
@@ -153,6 +155,13 @@ class BaseConvolution(Layer):
         """Outputs, inputs of a group, kernel."""
         return (self.num_output, self.channels // self.group, *self.kernel)
 
+    @property
+    def engine(self) -> str:
+        """Caffe's ``engine``; those of other forks, for processors, mean the default."""
+        p = self.param.convolution_param
+        name = p.Engine.Name(p.engine)
+        return name if name in ("CAFFE", "CUDNN") else "DEFAULT"
+
     def mask_filler(self) -> Any:
         """The mask's filler, if one is given."""
         p = self.param.convolution_param
@@ -184,7 +193,7 @@ class Convolution(BaseConvolution):
 
     Options: ``num_output``, ``kernel_size`` (or ``kernel_h``, ``kernel_w``), ``stride`` 1, ``pad`` 0, ``dilation`` 1,
     ``group`` 1, ``axis`` 1, ``weight_filler``, ``bias_filler``, ``mask_filler``; ``force_nd_im2col`` takes the general
-    path. Raises ParameterError for impossible options, ShapeError for a kernel larger than the padded input.
+    path; ``engine`` on a GPU: CAFFE (im2col and GEMM), CUDNN, or DEFAULT, the faster of both. Raises ParameterError for impossible options, ShapeError for a kernel larger than the padded input.
 
     Example::
 
@@ -211,7 +220,7 @@ class Convolution(BaseConvolution):
         generic = self.param.convolution_param.force_nd_im2col
         self.shape = ConvShape(
             images, self.channels, self.num_output, self.group, tuple(in_dims), tuple(out),
-            self.kernel, self.stride, self.pad, self.dilation, generic,
+            self.kernel, self.stride, self.pad, self.dilation, generic, self.engine,
         )  # fmt: skip
 
     def forward(self, bottom, top):

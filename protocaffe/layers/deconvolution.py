@@ -50,6 +50,7 @@ class Deconvolution(BaseConvolution):
         self.shape = ConvShape(
             first.count_range(0, self.channel_axis), self.num_output, self.channels, self.group, out, tuple(in_dims),
             self.kernel, self.stride, self.pad, self.dilation, self.param.convolution_param.force_nd_im2col,
+            self.engine,
         )  # fmt: skip
 
     @property
