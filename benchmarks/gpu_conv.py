@@ -69,7 +69,9 @@ class Legacy:
             "backward_data": ("BackwardData", "wycx"),
             "backward_weights": ("BackwardFilter", "xycw"),
         }[step]
-        memory = dict(zip({"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}[step], args, strict=True))
+        memory = dict(
+            zip({"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}[step], args, strict=True)
+        )
         found, perf = ctypes.c_int(), (Perf * 10)()
         self.library.call(
             f"cudnnGetConvolution{name}Algorithm_v7", self.handle, *(d[o] for o in order), 10, ctypes.byref(found), perf

@@ -33,7 +33,7 @@ def fastest(
     errors: tuple[type[Exception], ...] = (),
 ) -> dict[str, float]:
     """Microseconds of those calls that work and are not hopelessly slow: the least of a few rounds in turns."""
-    failures = (BackendError, *errors)
+    failures: tuple[type[Exception], ...] = (BackendError, *errors)
     firsts: dict[str, float] = {}
     calls: dict[str, Bound] = {}
     for name, make in makers.items():
