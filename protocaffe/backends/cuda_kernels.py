@@ -88,7 +88,9 @@ class Modules:
         self._device = device
         self._header = header
         self._real = "d" if double else "f"
-        self._options = [f"--gpu-architecture={device.arch}", "--std=c++17", "--device-as-default-execution-space"] + ["-DREAL_DOUBLE"] * double
+        self._options = [f"--gpu-architecture={device.arch}", "--std=c++17", "--device-as-default-execution-space"] + [
+            "-DREAL_DOUBLE"
+        ] * double
         self._modules: dict[tuple[Path, tuple[str, ...]], Any] = {}
         self._functions: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._shaped: dict[Path, list[str]] = {}
