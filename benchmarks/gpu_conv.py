@@ -69,7 +69,9 @@ class Legacy:
             "backward_data": ("BackwardData", "wycx"),
             "backward_weights": ("BackwardFilter", "xycw"),
         }[step]
-        memory = dict(zip({"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}[step], args, strict=True))
+        memory = dict(
+            zip({"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}[step], args, strict=True)
+        )
         found, perf = ctypes.c_int(), (Perf * 10)()
         self.library.call(
             f"cudnnGetConvolution{name}Algorithm_v7", self.handle, *(d[o] for o in order), 10, ctypes.byref(found), perf
@@ -120,9 +122,8 @@ def measure(cuda: Any, shape: Any, step: str) -> dict[str, Any]:
     from protocaffe.backends.cuda_timing import fastest
 
     rng = np.random.default_rng(0)
-    sizes = {
-        "x": (shape.images, shape.in_count), "w": (shape.num_output, shape.kernel_dim), "y": (shape.images, shape.out_count),
-    }  # fmt: skip
+    n, weights = shape.images, (shape.num_output, shape.kernel_dim)
+    sizes = {"x": (n, shape.in_count), "w": weights, "y": (n, shape.out_count)}
     memory = {}
     for name, size in sizes.items():
         memory[name] = cuda.empty(size)
@@ -180,9 +181,10 @@ def main() -> None:
                 first = row["plans"][ranks[0]] if ranks else None
                 legacy = min(row["legacy"].items(), key=lambda item: item[1], default=("-", None))
                 rank = ranks.index(row["engine"]) if row["engine"] in ranks else ""
+                best = min(row["plans"].values(), default=None)
                 print(
-                    f"{name:44}{step:>17}{cell(row['caffe'])}{cell(first)}{cell(min(row['plans'].values(), default=None))}"
-                    f"{cell(legacy[1])} {legacy[0]:3} {row['engine']} ({rank}) {row['tuning_s']:.2f} s",
+                    f"{name:44}{step:>17}{cell(row['caffe'])}{cell(first)}{cell(best)}{cell(legacy[1])}"
+                    f" {legacy[0]:3} {row['engine']} ({rank}) {row['tuning_s']:.2f} s",
                     flush=True,
                 )
                 rows.append({"net": net, "layers": layers, "shape": name} | row)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from ctypes import c_void_p
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ CUDNN = "CUDNN"
 #: bytes that a plan may need as scratch memory
 ROOM = 1 << 30
 #: plans of cuDNN that are measured
-PLANS = 8
+PLANS = 12
 _ALIGNMENT = 16
 _ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weights": (X, Y, W, None)}
 
@@ -151,12 +152,12 @@ class Convolutions:
 
 
 def by_rule(step: str, shape: Any) -> str:
-    """The engine that ``DEFAULT`` means where nothing may be measured.
+    """The engine that ``DEFAULT`` means where nothing may be measured, after what an H100 likes (gpu_conv.json).
 
-    im2col and GEMM for few input channels (up to 4), whose columns cost little against what cuDNN makes of them, and
-    for kernels so small that one image's columns are; cuDNN for all else.
+    im2col and GEMM where columns cost next to nothing, for 1x1 kernels; where cuDNN reads the input a channel at a
+    time, for one input channel; and for outputs of less than 4x4, which are too small for its tiles; else cuDNN.
     """
-    return CAFFE if shape.channels <= 4 else CUDNN
+    return CAFFE if prod(shape.kernel) == 1 or shape.channels == 1 or shape.pixels < 16 else CUDNN
 
 
 class _Trial:

@@ -26,9 +26,7 @@ def microseconds(device: Any, call: Bound) -> float:
     return 1e3 * float(stop.time_since(start))
 
 
-def fastest(
-    device: Any, makers: Mapping[str, Callable[[], Bound]], hopeless: float = _HOPELESS
-) -> dict[str, float]:
+def fastest(device: Any, makers: Mapping[str, Callable[[], Bound]], hopeless: float = _HOPELESS) -> dict[str, float]:
     """Microseconds of those calls that work and are not hopelessly slow: the least of a few rounds in turns."""
     firsts: dict[str, float] = {}
     calls: dict[str, Bound] = {}

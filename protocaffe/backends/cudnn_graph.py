@@ -5,6 +5,7 @@ A plan is named by the number of its engine and the values of its knobs, "17 2=3
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_void_p
 from functools import partial
@@ -86,12 +87,14 @@ class ConvGraph:
             virtual=virtual,
         )  # fmt: skip
 
-    def plans(self, room: int, most: int) -> Iterator[Plan]:
-        """Up to ``most`` plans, the likeliest first, that repeat to the bit and need at most ``room`` bytes."""
+    def plans(self, room: int, most: int, of_engine: int = 2) -> Iterator[Plan]:
+        """Up to ``most`` plans, the likeliest first, that repeat to the bit and need at most ``room`` bytes.
+
+        ``of_engine``: the most that differ in knobs alone.
+        """
         seen: set[str] = set()
+        engines: Counter[str] = Counter()
         for mode in _HEURISTICS:
-            if seen and mode != _HEURISTICS[0]:
-                return
             try:
                 configs = self._make("heuristics", mode=mode, graph=self._graph).descriptors("results", "config")
             except CudnnError:
@@ -102,13 +105,14 @@ class ConvGraph:
                     if self._forbidden & set(engine.get("notes")) or _COMPILED_AT_RUN_TIME in engine.get("behavior"):
                         continue
                     name = _name(engine, config.descriptors("knobs", "knob"))
-                    if name in seen:
+                    if name in seen or engines[name.split()[0]] == of_engine:
                         continue
                     plan = self._plan(name, config)
                 except CudnnError:
                     continue
                 if plan.workspace <= room:
                     seen.add(name)
+                    engines[name.split()[0]] += 1
                     yield plan
                 if len(seen) == most:
                     return
