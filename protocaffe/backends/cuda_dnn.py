@@ -30,8 +30,8 @@ logger = logging.getLogger("protocaffe.engines")
 CUDNN = "CUDNN"
 #: bytes that a plan may need as scratch memory
 ROOM = 1 << 30
-#: plans of cuDNN that are measured
-PLANS = 12
+#: plans that cuDNN's heuristics name and that are measured
+PLANS = 16
 _ALIGNMENT = 16
 _ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weights": (X, Y, W, None)}
 
@@ -90,7 +90,7 @@ class Convolutions:
         self._device = backend.device
         self.choices = Choices()
         self._workspace = Workspace(backend.device)
-        self._told = False
+        self._told: set[str] = set()
 
     @cached_property
     def library(self) -> Library | None:
@@ -134,6 +134,7 @@ class Convolutions:
             except CudnnError as error:
                 logger.info("%s: %s: measured again", key, error)
         if tuning():
+            self._tell(logging.INFO, f"measuring which engine is the fastest for each convolution: {self.choices.path}")
             choice = trial.measure()
             self.choices.add(key, choice)
         else:
@@ -145,10 +146,15 @@ class Convolutions:
         """Whether there is anything to choose for ``engine: DEFAULT``."""
         if shape.generic or self._backend.real != np.float32 or len(shape.kernel) > 3:
             return False
-        if self.library is None and not self._told:
-            self._told = True
-            logger.warning("convolutions are computed by im2col and GEMM: %s", self._missing)
+        if self.library is None:
+            self._tell(logging.WARNING, f"convolutions are computed by im2col and GEMM: {self._missing}")
         return self.library is not None
+
+    def _tell(self, level: int, text: str) -> None:
+        """Log ``text``, once."""
+        if text not in self._told:
+            self._told.add(text)
+            logger.log(level, "%s", text)
 
 
 def by_rule(step: str, shape: Any) -> str:
@@ -186,9 +192,11 @@ class _Trial:
         name = choice.removeprefix(f"{CUDNN} ")
         fused = name.startswith("fused ")
         graph = self._graph(fused)
-        return self._call(graph, graph.plan(name.removeprefix("fused ")), args, fused)
+        return self._call(graph, graph.plan(name.removeprefix("fused ")), args, fused, self._owner._workspace)
 
-    def _call(self, graph: ConvGraph, plan: Plan, args: Sequence[Memory | None], fused: bool) -> Bound:
+    def _call(
+        self, graph: ConvGraph, plan: Plan, args: Sequence[Memory | None], fused: bool, workspace: Workspace
+    ) -> Bound:
         owner = self._owner
         places = {
             number: memory
@@ -196,7 +204,7 @@ class _Trial:
             if memory is not None and number is not None and (fused or number != BIAS)
         }
         assert owner.library is not None
-        run = _Run(owner.library, owner._handle, graph, plan, places, owner._workspace)
+        run = _Run(owner.library, owner._handle, graph, plan, places, workspace)
         rest = [] if fused else self._rest(args)
         return _Both([run, *rest]) if rest else run
 
@@ -234,8 +242,10 @@ class _Trial:
             memory = args[i]
             args[i] = None if memory is None else self._backend.empty(memory.shape)
 
+        workspace = Workspace(self._owner._device)  # its own: what is not chosen may need far more
+
         def engine(graph: ConvGraph, plan: Plan, fused: bool) -> Callable[[], Bound]:
-            return lambda: self._call(graph, plan, args, fused)
+            return lambda: self._call(graph, plan, args, fused, workspace)
 
         out: dict[str, Callable[[], Bound]] = {CAFFE: lambda: self._generic(args)} if caffe else {}
         return out | {name: engine(graph, plan, fused) for name, graph, plan, fused in self._plans()}

@@ -62,7 +62,7 @@ _KINDS: dict[str, tuple[int, dict[str, tuple[int, str]]]] = {
     "operation": (13, {
         "pointwise": (750, "descriptor"), "x": (751, "descriptor"), "b": (752, "descriptor"), "y": (753, "descriptor"),
     }),
-    "graph": (15, {"handle": (800, "handle"), "operations": (801, "descriptor")}),
+    "graph": (15, {"handle": (800, "handle"), "operations": (801, "descriptor"), "engines": (802, "int64")}),
     "pack": (16, {"ids": (1000, "int64"), "pointers": (1001, "pointer"), "workspace": (1003, "pointer")}),
     "tensor": (17, {
         "alignment": (900, "int64"), "type": (901, "data_type"), "dims": (902, "int64"), "strides": (903, "int64"),
