@@ -111,6 +111,10 @@ class Convolutions:
         version = self.library.version if self.library else "none"
         return f"{self._device.gpu.name()}, cuDNN {version}, cuBLAS {self._backend.blas_version}"
 
+    @property
+    def _precision(self) -> str:
+        return self._backend.math if self._backend.real == np.float32 else "fp64"
+
     # ---------------------------------------------------------------------------------------------------------- verbs
     def bind(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
         """The step by cuDNN, or None where im2col and GEMM are to do it."""
@@ -124,7 +128,7 @@ class Convolutions:
         if not explicit and (shape.engine == CAFFE or not self._applies(shape)):
             return None
         trial = _Trial(self, step, shape, args, relu)
-        key = f"{self._machine}, {self._backend.math}, {shape.engine}: {trial.name}"
+        key = f"{self._machine}, {self._precision}, {shape.engine}: {trial.name}"
         choice = self.choices.find(key)
         if choice is not None:
             try:
@@ -223,10 +227,14 @@ class _Trial:
         return [bind("relu_forward", y.count, (y, y, 0.0))] if self._relu else []
 
     # -------------------------------------------------------------------------------------------------------- choosing
+    def _ways(self) -> tuple[bool, ...]:
+        """Whether bias and ReLU are in the plan: the likelier first."""
+        return (True, False) if self._bias is not None or self._relu else (False,)
+
     def _plans(self) -> list[tuple[str, ConvGraph, Plan, bool]]:
         """The candidates of cuDNN, by choice."""
         found = []
-        for fused in (False, True) if self._bias is not None or self._relu else (False,):
+        for fused in self._ways():
             try:
                 graph = self._graph(fused)
                 for plan in graph.plans(ROOM, PLANS):
@@ -271,8 +279,12 @@ class _Trial:
 
     def first_plan(self) -> str:
         """cuDNN's first plan, without measuring; im2col and GEMM where it has none."""
-        for plan in self._graph(False).plans(ROOM, 1):
-            return f"{CUDNN} {plan.name}"
+        for fused in self._ways():
+            try:
+                for plan in self._graph(fused).plans(ROOM, 1):
+                    return f"{CUDNN} {'fused ' * fused}{plan.name}"
+            except CudnnError as error:
+                logger.debug("%s: %s", self.name, error)
         if self._shape.engine == CUDNN:
             raise BackendError(f"engine: CUDNN: cuDNN has no plan that repeats to the bit for {self.name}")
         return CAFFE
