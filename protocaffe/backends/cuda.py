@@ -15,7 +15,7 @@ from ..patterns import PORTABLE
 from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
 from .arguments import Kernels
-from .base import Backend, Bound, GenericConvolution
+from .base import MATHS, Backend, Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
 from .cuda_device import open_device
@@ -63,15 +63,12 @@ class CudaBackend(Backend):
         self.graphs = True
 
     @property
-    def math(self) -> str:
-        """How matrices of floats are multiplied: "fp32" or "tf32"."""
-        return self._blas.math
+    def maths(self) -> Sequence[str]:  # type: ignore[override]
+        """ "fp32" and "tf32" for floats; doubles are multiplied as they are."""
+        return MATHS if self.real == np.float32 else MATHS[:1]
 
-    @math.setter
-    def math(self, mode: str) -> None:
-        if mode != self._blas.math:
-            self._blas.math = mode
-            self.generation += 1
+    def _set_math(self, mode: str) -> None:
+        self._blas.set_math(mode)
 
     @property
     def blas_version(self) -> int:
