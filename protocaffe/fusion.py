@@ -6,7 +6,9 @@ per-layer times use the layers' own calls. What must hold, so that both may be m
 
 - every blob that can be read holds, after the fused calls, what the layers as written leave in it, data and diff, to
   rounding (so a hook may change last digits, and nothing else);
-- fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there;
+- fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there; a pattern whose
+  backward calls read what only its forward calls leave says so (``needs_fused``), and runs backward by the layers' own
+  calls where they ran forward;
 - where a pass by the layers' own calls reads what fused calls do not leave, ``restore`` makes it up first.
 
 A chain is a run of consecutive layers, each reading the one before it and nothing else, and all but the first working
@@ -37,11 +39,16 @@ class Pattern:
     """
 
     types: ClassVar[tuple[str, ...]] = ()
+    #: the backward calls read what only the forward calls leave
+    needs_fused: ClassVar[bool] = False
+    #: the last layer is a Split: what it reads is the chain's ``top``, and its tops are the chain's ``ends``
+    splits: ClassVar[bool] = False
 
     def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob, for_backward: bool) -> None:
         self.layers = list(layers)
         self.bottom = list(bottom)
         self.top = top
+        self.ends: list[Blob] = []
         self.for_backward = for_backward
 
     def fits(self) -> bool:
@@ -94,11 +101,13 @@ def find_chains(
     while at < len(wires):
         for pattern in patterns:
             part = wires[at : at + len(pattern.types)]
-            if not _matches(part, pattern.types, hidden):
+            work = part[:-1] if pattern.splits else part
+            if not _matches(part, work, pattern.types, hidden):
                 continue
             layers: list[Layer] = [wire.layer for wire in part]
             for_backward = backward and any(wire.need_backward for wire in part)
-            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]], for_backward)
+            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[work[-1].tops[0]], for_backward)
+            found.ends = [blobs[t] for t in part[-1].tops]
             if found.fits() and not (for_backward and _overwritten(found, part, wires[at + len(part) :])):
                 chains.append(Chain(at, at + len(part) - 1, found))
                 at += len(part) - 1
@@ -113,15 +122,17 @@ def _overwritten(pattern: Pattern, part: Sequence[Wire], later: Sequence[Wire]) 
     Theirs is Caffe's: a ReLU reads the sign of what lies there. A chain with a backward pass of its own would differ.
     """
     own = type(pattern).backward is not Pattern.backward
-    return own and any(part[-1].tops[0] in wire.tops for wire in later)
+    results = {pattern.top.name, *part[-1].tops}
+    return own and any(not results.isdisjoint(wire.tops) for wire in later)
 
 
-def _matches(part: Sequence[Wire], types: Sequence[str], hidden: Callable[[str], bool]) -> bool:
+def _matches(part: Sequence[Wire], work: Sequence[Wire], types: Sequence[str], hidden: Callable[[str], bool]) -> bool:
+    """``work``: the part without a Split at its end."""
     if tuple(wire.layer.type for wire in part) != tuple(types):
         return False
-    if any(len(wire.tops) != 1 for wire in part):
+    if any(len(wire.tops) != 1 for wire in work) or part[-1].bottoms != part[-2].tops:
         return False
-    for before, wire in pairwise(part):
+    for before, wire in pairwise(work):
         if wire.bottoms != before.tops:
             return False
         if wire.tops != wire.bottoms and not hidden(wire.bottoms[0]):

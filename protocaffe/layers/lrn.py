@@ -68,8 +68,8 @@ class LRN(Layer):
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom[0].count
-            form = (self.k, *form) if self.across else form
+            form = [*([self.k] if self.across else []), self.a, self.beta, int(self.beta == 0.75)]
+            count = bottom[0].count
             values = (bottom[0].data_mem, self.scale, top[0].data_mem, top[0].diff_mem)
             both = self.ops.scratch((count + (0 if self.across else self.column),))
             room = [both.at(0, count)] if self.across else [both.at(0, count), both.at(count, self.column)]

@@ -148,7 +148,7 @@ def test_every_kernel_compiles_and_is_found(cuda):
 @gpu
 def test_too_much_memory_is_an_error_that_says_how_much(cuda):
     with pytest.raises(BackendError, match="MiB are needed, GPU 0 has"):
-        cuda.empty((1 << 40,))
+        cuda.run("fill", 1, cuda.empty((1 << 40,)), 0.0)
 
 
 @gpu
