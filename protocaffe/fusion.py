@@ -41,8 +41,8 @@ class Pattern:
     types: ClassVar[tuple[str, ...]] = ()
     #: the backward calls read what only the forward calls leave
     needs_fused: ClassVar[bool] = False
-    #: the last layer is a Split: what it reads is the chain's ``top``, and its tops are the chain's ``ends``
-    splits: ClassVar[bool] = False
+    #: the last layer does not work in place: what it reads is the chain's ``top``, and its tops are the chain's ``ends``
+    has_ends: ClassVar[bool] = False
 
     def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob, for_backward: bool) -> None:
         self.layers = list(layers)
@@ -101,7 +101,7 @@ def find_chains(
     while at < len(wires):
         for pattern in patterns:
             part = wires[at : at + len(pattern.types)]
-            work = part[:-1] if pattern.splits else part
+            work = part[:-1] if pattern.has_ends else part
             if not _matches(part, work, pattern.types, hidden):
                 continue
             layers: list[Layer] = [wire.layer for wire in part]
@@ -127,7 +127,7 @@ def _overwritten(pattern: Pattern, part: Sequence[Wire], later: Sequence[Wire]) 
 
 
 def _matches(part: Sequence[Wire], work: Sequence[Wire], types: Sequence[str], hidden: Callable[[str], bool]) -> bool:
-    """``work``: the part without a Split at its end."""
+    """``work``: the layers that work on one blob."""
     if tuple(wire.layer.type for wire in part) != tuple(types):
         return False
     if any(len(wire.tops) != 1 for wire in work) or part[-1].bottoms != part[-2].tops:

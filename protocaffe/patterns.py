@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .fusion import Pattern
@@ -16,10 +17,18 @@ def _plain_relu(layer: Any) -> bool:
     return layer.slope == 0
 
 
+@contextmanager
+def _recording(layer: Any, ops: Recorder) -> Iterator[Any]:
+    """The layer, whose own passes record on ``ops`` meanwhile."""
+    own, layer.ops = layer.ops, ops
+    yield layer
+    layer.ops = own
+
+
 class ConvolutionReLU(Pattern):
     """The convolution clips its sums at 0 before it stores them: one pass over the output instead of three."""
 
-    types = ("Convolution", "ReLU")
+    types: ClassVar[tuple[str, ...]] = ("Convolution", "ReLU")
 
     def fits(self) -> bool:
         return len(self.bottom) == 1 and _plain_relu(self.layers[1])
@@ -30,6 +39,28 @@ class ConvolutionReLU(Pattern):
         ops.conv_forward(
             conv.shape, self.bottom[0].data_mem, conv.blobs[0].data_mem, bias, self.top.data_mem, relu=True
         )
+
+
+class ConvolutionReLULRN(ConvolutionReLU):
+    """As ConvolutionReLU; the normalisation's backward pass, which reads the ReLU's output anyway, masks what it writes:
+    3 passes less."""
+
+    types = ("Convolution", "ReLU", "LRN")
+    has_ends = True
+
+    def fits(self) -> bool:
+        return super().fits() and self.for_backward and self.layers[2].across
+
+    def forward(self, ops: Recorder) -> None:
+        super().forward(ops)
+        with _recording(self.layers[2], ops) as norm:
+            norm.forward([self.top], self.ends)
+
+    def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
+        self.layers[2].gradient(ops, self.top, self.ends[0], relu=True)
+        with _recording(self.layers[0], ops) as conv:
+            conv.backward([self.top], propagate_down, self.bottom)
+        return True
 
 
 class InnerProductReLU(Pattern):
@@ -49,7 +80,7 @@ class InnerProductReLU(Pattern):
 class EltwiseReLU(Pattern):
     """The sum of two blobs, clipped, in 3 passes over memory instead of 5; backward 5 instead of 8."""
 
-    types = ("Eltwise", "ReLU")
+    types: ClassVar[tuple[str, ...]] = ("Eltwise", "ReLU")
 
     def fits(self) -> bool:
         return self.layers[0].operation == "SUM" and len(self.bottom) == 2
@@ -71,7 +102,7 @@ class EltwiseReLUSplit(EltwiseReLU):
     instead of 8."""
 
     types = ("Eltwise", "ReLU", "Split")
-    splits = True
+    has_ends = True
 
     def fits(self) -> bool:
         return super().fits() and self.for_backward and len(self.ends) == 2
@@ -276,10 +307,8 @@ class TrainedConvolutionBatchNormScaleReLU(BatchNormScaleReLU):
 
     def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
         super().backward(ops, [True])
-        conv = self.layers[0]
-        own, conv.ops = conv.ops, ops
-        conv.backward([self.top], propagate_down, self.bottom)
-        conv.ops = own
+        with _recording(self.layers[0], ops) as conv:
+            conv.backward([self.top], propagate_down, self.bottom)
         return True
 
     def _x(self) -> Any:
@@ -314,6 +343,7 @@ PORTABLE: tuple[type[Pattern], ...] = (
     BatchNormScaleReLU,
     BatchNormScale,
     BatchNormReLU,
+    ConvolutionReLULRN,
     ConvolutionReLU,
     EltwiseReLUSplit,
     EltwiseReLU,

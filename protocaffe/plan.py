@@ -48,7 +48,7 @@ class Recorder:
         self._add(self.backend.bind_launch(kernel, n, args, work), kernel)
 
     def launch_rows(self, kernel: str, rows: int, *args: Any, work: int | None = None) -> None:
-        """A kernel over ``rows`` rows; ``work``: the elements of all rows where those of the largest array are not meant."""
+        """A kernel over ``rows`` rows; ``work``: their elements, if they are not those of the largest array."""
         self._add(self.backend.bind_launch(kernel, rows, args, work, rows=True), kernel)
 
     def gemm(

@@ -206,6 +206,18 @@ CLOSE["sum with three readers"] = (
     CLOSE["sum"][0] + conv("d", "t", "d") + conv("e", "t", "e") + conv("f", "t", "f"),
     ["t", "r"],
 )
+LRN = "lrn_param { local_size: 3 alpha: 0.5 k: 2 }"
+CLOSE["normalised across channels"] = (
+    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c") + layer("LRN", "l", "c", "l", LRN), ["c", "r", "l"]
+)
+CLOSE["normalised across channels, another power"] = (
+    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c")
+    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "beta: 0.6")), ["c", "r", "l"]
+)
+CLOSE["normalised within channels"] = (
+    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c")
+    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "norm_region: WITHIN_CHANNEL")), ["c", "r"]
+)
 #: those of which the convolution is a part where the statistics are the batch's
 WITH_CONVOLUTION = {
     "norm, scale, relu", "norm and scale", "norm and relu", "scale without bias", "leaky", "one image", "no image",
