@@ -18,6 +18,8 @@ from . import build
 from .manifest import Signature
 
 _SHAPE = re.compile(r"\bSHAPE\((\w+),")
+#: lambdas that are templates count as host code otherwise
+_OPTIONS = ("--std=c++17", "--device-as-default-execution-space")
 _FORMATS = {"long": "q", "int": "i", "u32": "I", "u64": "Q"}
 
 
@@ -88,7 +90,7 @@ class Modules:
         self._device = device
         self._header = header
         self._real = "d" if double else "f"
-        self._options = [f"--gpu-architecture={device.arch}", "--std=c++17"] + ["-DREAL_DOUBLE"] * double
+        self._options = [f"--gpu-architecture={device.arch}", *_OPTIONS] + ["-DREAL_DOUBLE"] * double
         self._modules: dict[tuple[Path, tuple[str, ...]], Any] = {}
         self._functions: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._shaped: dict[Path, list[str]] = {}
