@@ -42,8 +42,8 @@ class ConvolutionReLU(Pattern):
 
 
 class ConvolutionReLULRN(ConvolutionReLU):
-    """As ConvolutionReLU; the normalisation's backward pass, which reads the ReLU's output anyway, masks what it writes:
-    3 passes less."""
+    """As ConvolutionReLU; the LRN's backward pass, which reads the ReLU's output anyway, masks what it writes: 3 passes
+    less."""
 
     types = ("Convolution", "ReLU", "LRN")
     has_ends = True
@@ -64,9 +64,10 @@ class ConvolutionReLULRN(ConvolutionReLU):
 
 
 class InnerProductReLU(Pattern):
-    """Bias and ReLU in one pass over the output."""
+    """Bias and ReLU in one pass over the output; the ReLU's backward pass and the bias's gradient in another."""
 
     types = ("InnerProduct", "ReLU")
+    reads_as_layers = True
 
     def fits(self) -> bool:
         return self.layers[0].bias_term and _plain_relu(self.layers[1])
@@ -75,6 +76,44 @@ class InnerProductReLU(Pattern):
         ip, y = self.layers[0], self.top.data_mem
         ip.product(ops, self.bottom[0].data_mem, y)
         ops.launch("fused_bias_relu", ip.rows, ip.outputs, ip.blobs[1].data_mem, y, work=ip.rows * ip.outputs)
+
+    def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
+        ip, top = self.layers[0], self.top
+        ip.gradients(ops, self.bottom[0], top.diff_mem, propagate_down[0], sign=top.data_mem)
+        return True
+
+
+class LogSoftmaxNLLLoss(Pattern):
+    """Logarithms of probabilities and the loss's rows in one pass, both gradients in another."""
+
+    types = ("LogSoftmax", "NLLLoss")
+    leaves_all = True
+
+    def fits(self) -> bool:
+        soft, loss = self.layers
+        extents = (soft.rows, soft.channels, soft.inner) == (loss.rows, loss.channels, loss.inner)
+        return extents and self.bottoms[1][0] is self.tops[0] is not self.bottoms[1][1]
+
+    def _arguments(self) -> tuple[Any, ...]:
+        loss = self.layers[1]
+        return loss.channels, loss.inner, self.bottoms[1][1].data_mem, loss.has_ignore, loss.ignore
+
+    def forward(self, ops: Recorder) -> None:
+        loss = self.layers[1]
+        channels, inner, *label = self._arguments()
+        x, y = self.bottom[0].data_mem, self.tops[0].data_mem
+        results = (y, loss.row_value, loss.row_valid, loss.status)
+        ops.launch_rows("log_softmax_nll_forward", loss.rows, channels, inner, x, *label, *results)
+        loss.record_mean(ops, self.top)
+
+    def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
+        loss, between = self.layers[1], self.tops[0]
+        channels, inner, *label = self._arguments()
+        results = (self.top.diff_mem, loss.normalizer, loss.status, between.diff_mem, self.bottom[0].diff_mem)
+        args = (channels, inner, between.data_mem, *label, *results)
+        if propagate_down[0]:
+            ops.launch_rows("log_softmax_nll_backward", loss.rows, *args)
+        return propagate_down[0]
 
 
 class EltwiseReLU(Pattern):
@@ -348,4 +387,5 @@ PORTABLE: tuple[type[Pattern], ...] = (
     EltwiseReLUSplit,
     EltwiseReLU,
     InnerProductReLU,
+    LogSoftmaxNLLLoss,
 )

@@ -208,15 +208,22 @@ CLOSE["sum with three readers"] = (
 )
 LRN = "lrn_param { local_size: 3 alpha: 0.5 k: 2 }"
 CLOSE["normalised across channels"] = (
-    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c") + layer("LRN", "l", "c", "l", LRN), ["c", "r", "l"]
+    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c") + layer("LRN", "l", "c", "l", LRN),
+    ["c", "r", "l"],
 )
 CLOSE["normalised across channels, another power"] = (
-    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c")
-    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "beta: 0.6")), ["c", "r", "l"]
+    entry((3, 2, 5, 6))
+    + conv("c", "data", "c")
+    + relu("r", "c", "c")
+    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "beta: 0.6")),
+    ["c", "r", "l"],
 )
 CLOSE["normalised within channels"] = (
-    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c")
-    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "norm_region: WITHIN_CHANNEL")), ["c", "r"]
+    entry((3, 2, 5, 6))
+    + conv("c", "data", "c")
+    + relu("r", "c", "c")
+    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "norm_region: WITHIN_CHANNEL")),
+    ["c", "r"],
 )
 #: those of which the convolution is a part where the statistics are the batch's
 WITH_CONVOLUTION = {

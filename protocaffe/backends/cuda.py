@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ import numpy as np
 
 from ..errors import BackendError
 from ..memory import Memory, Storage
+from ..patterns import PORTABLE
+from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
 from .arguments import Kernels
 from .base import Backend, Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
 from .cuda_device import open_device
+from .cuda_dnn import Convolutions
 from .cuda_graph import segments
 from .cuda_kernels import Modules
+from .engine_choices import Choices
 
 _BLOCK = 256
 _ROW_BLOCKS = (32, 64, 128, 256, 512, 1024)
@@ -57,6 +61,7 @@ class CudaBackend(Backend):
 
     name = "cuda"
     unified = False
+    patterns = (ConvolutionReLUPooling, *PORTABLE)
 
     def __init__(self, real: Any = np.float32, device: int = 0) -> None:
         super().__init__()
@@ -67,7 +72,9 @@ class CudaBackend(Backend):
         folder = resource_path("kernels")
         self._kernels = Kernels(folder, self.real)
         self._modules = Modules(self.device, folder / "portable.h", self.real == np.float64)
-        self._blas = Blas(self.device, self.real)
+        self._choices = Choices()
+        self._blas = Blas(self.device, self.real, self._choices)
+        self._convolutions = Convolutions(self, self._choices)
         self._users: dict[str, Path] = {}
         #: whether plans recorded from now on are captured into CUDA graphs
         self.graphs = True
@@ -79,7 +86,14 @@ class CudaBackend(Backend):
 
     @math.setter
     def math(self, mode: str) -> None:
-        self._blas.math = mode
+        if mode != self._blas.math:
+            self._blas.math = mode
+            self.generation += 1
+
+    @property
+    def blas_version(self) -> int:
+        """cuBLAS's version."""
+        return self._blas.version
 
     # ------------------------------------------------------------------------------------------------------- memory
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, None]:
@@ -134,7 +148,20 @@ class CudaBackend(Backend):
         calls = [call for call in calls if call is not nothing]
         return segments(self.device, calls) if self.graphs else calls
 
-    # --------------------------------------------------------------------------------------------------------- GEMM
+    # --------------------------------------------------------------------------------------------- convolution, GEMM
+    def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
+        """cuDNN's, where it is asked for or faster."""
+        return self._convolutions.bind(step, shape, args, relu)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The engines that plans were recorded with."""
+        return dict(self._choices.used)
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Use these engines; plans that were recorded with others no longer hold."""
+        self.generation += self._choices.adopt(choices)
+
     def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
         """All images at once: a call for each would leave the GPU idle."""
         return batched_convolution(ops, shape)

@@ -71,7 +71,7 @@ class LRN(Layer):
             self.gradient(self.ops, bottom[0], top[0])
 
     def gradient(self, ops, bottom, top, relu=False):
-        """Record dx; with ``relu`` (ACROSS_CHANNELS only) 0 where x is not above 0, as a ReLU in place before it does."""
+        """Record dx; with ``relu`` (ACROSS_CHANNELS only) 0 where x is not above 0, as a ReLU in place leaves it."""
         form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom.count
         values = (bottom.data_mem, self.scale, top.data_mem, top.diff_mem)
         if self.across:
