@@ -5,7 +5,8 @@ those of the arrays among its arguments, each read or written once (twice where 
 are those of products and convolutions. The whole step is captured as one CUDA graph with an event between any two
 calls, so that each meets the caches as the call before it leaves them; the time of an event by itself is taken off.
 
-    python benchmarks/gpu_profile.py [--nets alexnet ...] [--math tf32] [--replays 20] [--top 25] [--calls] [--json FILE]
+    python benchmarks/gpu_profile.py [--nets alexnet ...] [--math tf32] [--replays 20] [--top 25] [--calls]
+                                     [--json FILE]
 
 Small calls cannot reach their floor: a graph needs 2 to 3 microseconds for any kernel.
 """

@@ -106,8 +106,9 @@ def roofline_tables() -> str:
     for row in result["rows"]:
         floor = sum(one["floor_us"] for one in row["kernels"])
         speed = f"{row['batch'] * 1e6 / row['step_us']:,.0f} images/s"
-        out += [f"**{row['net']}, batch {row['batch']}, {row['math']}: {row['step_us']:,.0f} us a step, {speed}; the floor ",
-                f"of its calls {floor:,.0f} us; {row['memory_mib']:,} MiB** ({result['gpu']}, {result['date']})", ""]  # fmt: skip
+        head = f"**{row['net']}, batch {row['batch']}, {row['math']}: {row['step_us']:,.0f} us a step, {speed}**"
+        memory = f"{row['memory_mib']:,} MiB in use"
+        out += [f"{head}; the floor of its calls {floor:,.0f} us; {memory} ({result['gpu']}, {result['date']})", ""]
         rows = [["kernel", "calls", "MB", "GFLOP", "floor, us", "measured, us", "ratio"]]
         rows.append(["---", *["---:"] * 6])
         small = [one for one in row["kernels"] if one["us"] < 0.005 * row["calls_us"]]
