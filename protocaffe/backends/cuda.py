@@ -39,6 +39,23 @@ def nothing() -> None:
     """A call over no elements."""
 
 
+class Launch:
+    """A launch whose arguments get their places on the GPU when it first runs: many calls of a plan never do."""
+
+    __slots__ = ("_bound", "_start", "keep")
+
+    def __init__(self, start: Bound, values: Sequence[Any]) -> None:
+        self._start: Any = start
+        self._bound: Bound | None = None
+        self.keep = tuple(values)
+
+    def __call__(self) -> None:
+        """Launch it."""
+        if self._bound is None:
+            self._bound = partial(self._start, *map(_pack, self.keep))
+        self._bound()
+
+
 class CudaBackend(Backend):
     """GPU ``device``. ``real`` is float32, or float64 in the check build."""
 
@@ -121,9 +138,7 @@ class CudaBackend(Backend):
         block = min(_row_block(columns // _PER_LANE), self._modules.threads(function)) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
-        call = partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
-        call.keep = args  # type: ignore[attr-defined]
-        return call
+        return Launch(partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream), values)
 
     def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
         """The calls as CUDA graphs, cut where Python has its say."""
