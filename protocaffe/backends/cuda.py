@@ -16,6 +16,7 @@ from .arguments import Kernels
 from .base import Backend, Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
+from .cuda_copy import CudaCopies
 from .cuda_device import open_device
 from .cuda_graph import segments
 from .cuda_kernels import Modules
@@ -33,7 +34,7 @@ def nothing() -> None:
     """A call over no elements."""
 
 
-class CudaBackend(Backend):
+class CudaBackend(CudaCopies, Backend):
     """GPU ``device``. ``real`` is float32, or float64 in the check build."""
 
     name = "cuda"

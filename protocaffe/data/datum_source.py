@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,17 @@ class DatumSource:
         self._filled = np.zeros(self.size, bool)
         self.cached = False  # every item is in the cache
         self._scratch = np.empty((0, *self.shape), self.dtype)
-        if self.size * first.nbytes <= cache_bytes:
+        self.nbytes = self.size * first.nbytes  # of all items, should they have one shape
+        if self.nbytes <= cache_bytes:
             self._cache = np.empty((self.size, *self.shape), self.dtype)
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def kind(self) -> tuple[bool, ...]:
+        """What decides how records become items, beside the records."""
+        return (*self._force, self.labels)
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
         """Return the items, (n, C, H, W) or a list of (C, H, W), and their labels, (n,) float32.
@@ -78,6 +85,27 @@ class DatumSource:
         items = self._scratch[:count]
         np.take(self._cache, indices, axis=0, out=items, mode="clip")  # "raise" would copy once more
         return items, self._cache_labels[indices]
+
+    def pieces(self, count: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The whole set, ``count`` items at a time: (first index, items, labels); nothing of it is kept.
+
+        Raises DataError for an item that has not the first one's shape, even if `fetch` takes it.
+        """
+        for first in range(0, self.size, count):
+            indices = np.arange(first, min(first + count, self.size))
+            items, labels = self._fetch_uncached(indices)
+            if isinstance(items, list):
+                at = next(i for i, item in enumerate(items) if item.shape != self.shape)
+                raise DataError(
+                    f"{self._name(first + at)}: expected {self.shape} (C, H, W) as in the first record, "
+                    f"got {items[at].shape}"
+                )
+            yield first, items, labels
+
+    def release(self) -> None:
+        """Let go of what is kept in memory, and of the file."""
+        self._cache = None
+        self._reader.close()
 
     def _fill(self, indices: np.ndarray) -> None:
         assert self._cache is not None
@@ -101,7 +129,11 @@ class DatumSource:
             self._reader.close()
 
     def _fetch_uncached(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-        decoded = [self._decode(index, self._reader.read(index)) for index in indices.tolist()]
+        payloads = [self._reader.read(index) for index in indices.tolist()]
+        split = self._layout.split(payloads) if self._layout else None
+        if split:
+            return split[0], split[1].astype(np.float32)
+        decoded = [self._decode(index, payload) for index, payload in zip(indices.tolist(), payloads, strict=True)]
         items = [item for item, _ in decoded]
         labels = np.array([label for _, label in decoded], np.float32)
         fits = [self._fits(item, index) for item, index in zip(items, indices.tolist(), strict=True)]

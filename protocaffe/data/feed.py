@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from ..errors import DataError
 from ..layer import Layer
+from .device_feed import DeviceFeed, check, device_feed
 from .prefetch import Prefetcher, Producer
 
 if TYPE_CHECKING:
@@ -37,32 +39,61 @@ class BatchLayer(Layer):
 
     def setup(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         with self.context():
-            self.feed, depth = self.open([str(name) for name in self.param.top])
-        self._prefetcher = Prefetcher(self.feed, self.feed.shapes, self.feed.batch_size, depth)
+            self.feed, self._depth = self.open([str(name) for name in self.param.top])
+            check(self.backend, self.feed)
+        self._start = 0
+        self._closed = False
+        self._device: DeviceFeed | None = None
+        self._prefetcher: Prefetcher | None = None
+        if self.backend.unified:
+            self._prefetcher = Prefetcher(self.feed, self.feed.shapes, self.feed.batch_size, self._depth)
 
     def reshape(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
         for blob, shape in zip(top, self.feed.shapes, strict=True):
             blob.reshape(shape)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        tops = list(top)
+        tops, prefetcher = list(top), self._prefetcher
+        if prefetcher is None:
+            self._forward_on_device(tops)
+            return
 
         def load() -> None:
             with self.context():
-                self._prefetcher.take([blob.data for blob in tops])
+                prefetcher.take([blob.data for blob in tops])
 
         self.ops.host(load, reads=(), writes=tops, name="load")
 
+    def _forward_on_device(self, tops: list[Blob]) -> None:
+        if self._closed:
+            raise DataError("the data source was closed")
+        if self._device is None:
+            self._device = device_feed(self.backend, self.feed, self._start, self._depth)
+        device = self._device
+
+        def load() -> None:
+            with self.context():
+                device.ahead()
+
+        self.ops.ahead(load, name="load")
+        device.record(self.ops, tops)
+
     def position(self) -> int:
         """Number of items that the net has taken."""
-        return self._prefetcher.position
+        feeder = self._prefetcher or self._device
+        return feeder.position if feeder is not None else self._start
 
     def seek(self, position: int) -> None:
         """Go on as after ``position`` items, under the seed that the layer has now."""
         self.feed.rekey(self.rng_seed)
-        self._prefetcher.seek(position)
+        self._start = position
+        feeder = self._prefetcher or self._device
+        if feeder is not None:
+            feeder.seek(position)
 
     def close(self) -> None:
         """End the prefetching thread."""
-        if hasattr(self, "_prefetcher"):
-            self._prefetcher.close()
+        self._closed = True
+        feeder = getattr(self, "_prefetcher", None) or getattr(self, "_device", None)
+        if feeder is not None:
+            feeder.close()
