@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..memory import Memory
-from .base import Mark
+from .copies import Copies, Mark
 from .cuda_blas import address
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
@@ -51,7 +51,7 @@ def _free(allocation: Any) -> None:
     allocation.free()
 
 
-class CudaCopies:
+class CudaCopies(Copies):
     """The part of the GPU backend that feeds the GPU while it works."""
 
     device: Any

@@ -51,8 +51,8 @@ class DatumFeed:
         )
         if self.cache in ("HOST", "DEVICE") and self.source.nbytes > MEMORY_BYTES:
             raise ParameterError(
-                f'data_param.cache: {self.cache} needs {self.source.nbytes >> 20} MiB for the items of "{data.source}", '
-                f"the machine has {MEMORY_BYTES >> 20}"
+                f"data_param.cache: {self.cache} needs {self.source.nbytes >> 20} MiB for the items of "
+                f'"{data.source}", the machine has {MEMORY_BYTES >> 20}'
             )
         try:
             self.transformer = Transformer(transform, phase, self.source.shape)

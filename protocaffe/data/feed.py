@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ..errors import DataError
 from ..layer import Layer
-from .device_feed import DeviceFeed, check, device_feed
+from .datum_feed import DatumFeed
+from .device_feed import DeviceFeed
 from .prefetch import Prefetcher, Producer
+from .resident import Resident, check, resident_items
+from .ring import Ring
 
 if TYPE_CHECKING:
     from ..blob import Blob
@@ -68,7 +71,7 @@ class BatchLayer(Layer):
         if self._closed:
             raise DataError("the data source was closed")
         if self._device is None:
-            self._device = device_feed(self.backend, self.feed, self._start, self._depth)
+            self._device = self._open_device()
         device = self._device
 
         def load() -> None:
@@ -77,6 +80,14 @@ class BatchLayer(Layer):
 
         self.ops.ahead(load, name="load")
         device.record(self.ops, tops)
+
+    def _open_device(self) -> DeviceFeed:
+        """The way to feed the device."""
+        if isinstance(self.feed, DatumFeed):
+            items = resident_items(self.backend, self.feed)
+            if items is not None:
+                return Resident(self.backend, self.feed, self._start, items)
+        return Ring(self.backend, self.feed, self._start, self._depth)
 
     def position(self) -> int:
         """Number of items that the net has taken."""

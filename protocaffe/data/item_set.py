@@ -53,9 +53,8 @@ def item_set(backend: Backend, source: DatumSource) -> ItemSet:
     found = _sets.get(key)
     if found is None:
         found = _sets[key] = ItemSet(backend, source)
-        logger.info(
-            "%s: %d items, %d MiB, are kept on the device", source.path, len(source), found.values.count >> 20
-        )
+        size = ItemSet.bytes_of(source, backend) >> 20
+        logger.info("%s: %d items, %d MiB, are kept on the device", source.path, len(source), size)
     source.release()
     return found
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from protocaffe.backends.base import Mark
+from protocaffe.backends.copies import Mark
 from protocaffe.backends.cpu import CpuBackend
 from protocaffe.memory import Memory, Storage
 
