@@ -122,7 +122,8 @@ def crops(rounds: int, count: int = 1024, batch: int = 256, batches: int = 24) -
         for name, cache in {"DEVICE": "DEVICE", "ring, cache HOST": "HOST", "ring, cache NONE": "NONE"}.items():
             text = f"""layer {{ name: "data" type: "Data" top: "data" top: "label"
               transform_param {{ crop_size: 227 mirror: true mean_value: 104 mean_value: 117 mean_value: 123 }}
-              data_param {{ source: "{folder}/db" backend: LMDB batch_size: {batch} shuffle: true cache: {cache} }} }}"""
+              data_param {{ source: "{folder}/db" backend: LMDB batch_size: {batch}
+                           shuffle: true cache: {cache} }} }}"""
             net = protocaffe.Net(prototxt.parse_net(text), protocaffe.TRAIN, backend=get_backend("cuda"), seed=1)
             first = timed(net.run_forward)
 
