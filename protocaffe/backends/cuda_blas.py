@@ -48,6 +48,11 @@ class Blas:
         self._math = mode
         self._cublas.set_math_mode(self._handle, _MATH[mode])
 
+    @property
+    def version(self) -> int:
+        """cuBLAS's version."""
+        return int(self._cublas.get_version(self._handle))
+
     def bind(
         self, trans_a: bool, trans_b: bool, m: int, n: int, k: int, alpha: float, a: Memory, lda: int,
         b: Memory, ldb: int, beta: float, c: Memory, ldc: int, batch: int, strides: tuple[int, int, int],
