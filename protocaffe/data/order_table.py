@@ -29,13 +29,14 @@ class OrderTable:
         self._hosts = [backend.pinned((order.size,), np.int32) for _ in range(2)]
         self._copied = [backend.mark() for _ in range(2)]
         self._last = -1  # the last epoch that is there
-        self._made = -1  # the one that the thread makes, or has made
+        self._made: list[int] = []  # the one that the thread has made
         self._thread: threading.Thread | None = None
 
     def restart(self, order: Order) -> None:
         """Begin again, in the order of ``order``."""
         self._join()
-        self._order, self._last, self._made = order, -1, -1
+        self._order, self._last = order, -1
+        self._made.clear()
 
     def need(self, position: int, count: int) -> None:
         """Make sure that the order of these positions is there for what the device is given from now on."""
@@ -47,10 +48,9 @@ class OrderTable:
         for epoch in range(max(first // size, self._last + 1), last + 1):
             self._join()
             host = self._hosts[epoch % 2]
-            if self._made != epoch:
+            if self._made != [epoch]:
                 self._copied[epoch % 2].wait()
-                _permute(self._order, epoch, host)
-            self._made = -1
+                host[...] = permutation(self._order.key, epoch, size)
             self._backend.put(self.memory.at(epoch % self.epochs * size, size), host)
             self._backend.reach(self._copied[epoch % 2])
         self._last = last
@@ -61,10 +61,8 @@ class OrderTable:
         if self._order.size < WORTH_A_THREAD:
             return
         self._copied[epoch % 2].wait()
-        self._made = epoch
-        self._thread = threading.Thread(
-            target=_permute, args=(self._order, epoch, self._hosts[epoch % 2]), name="protocaffe-order", daemon=True
-        )
+        args = (self._order, epoch, self._hosts[epoch % 2], self._made)
+        self._thread = threading.Thread(target=_permute, args=args, name="protocaffe-order", daemon=True)
         self._thread.start()
 
     def _join(self) -> None:
@@ -73,5 +71,6 @@ class OrderTable:
             self._thread = None
 
 
-def _permute(order: Order, epoch: int, target: np.ndarray) -> None:
+def _permute(order: Order, epoch: int, target: np.ndarray, made: list[int]) -> None:
     target[...] = permutation(order.key, epoch, order.size)
+    made[:] = [epoch]
