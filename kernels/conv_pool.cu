@@ -41,15 +41,21 @@ KERNEL conv_pool_direct(long n, conv_pool2d shape, const store* x, const store* 
     const int py = int(r % ph), group = int(r / ph % groups);
     const index_t image = r / (index_t(ph) * groups);
     real patch[CONV_POOL_PATCH];
+    UNROLL
     for (int c = 0; c < s.channels; ++c)
+      UNROLL
       for (int i = 0; i <= s.kh; ++i)
+        UNROLL
         for (int j = 0; j <= s.kw; ++j)
           patch[(c * (s.kh + 1) + i) * wide + j] = x[((image * s.channels + c) * s.h + 2 * py + i) * s.w + 2 * px + j];
     for (int f = group * CONV_POOL_FILTERS; f < (group + 1) * CONV_POOL_FILTERS && f < s.filters; ++f) {
       const store* filter = w + index_t(f) * s.channels * taps;
       real a00 = 0, a01 = 0, a10 = 0, a11 = 0;
+      UNROLL
       for (int c = 0; c < s.channels; ++c)
+        UNROLL
         for (int i = 0; i < s.kh; ++i)
+          UNROLL
           for (int j = 0; j < s.kw; ++j) {
             const real v = filter[(c * s.kh + i) * s.kw + j];
             const real* at = patch + (c * (s.kh + 1) + i) * wide + j;
@@ -115,29 +121,39 @@ KERNEL conv_pool_direct_gradient(long rows, long chunks, long images, conv_pool2
     const index_t f = r / chunks, k = r - f * chunks;
     const index_t first = k * images / chunks, last = (k + 1) * images / chunks;
     real sums[CONV_POOL_PATCH];
+    UNROLL
     for (int t = 0; t <= taps; ++t) sums[t] = 0;
-#if ON_GPU
-    FOR_EACH_LANE(j, (last - first) * windows) {
-#else
-    for (index_t j = 0; j < (last - first) * windows; ++j) {
-#endif
+    FOR_EACH_OF_LANE(j, (last - first) * windows) {
       const index_t n = first + j / windows, at = (n * s.filters + f) * windows + j % windows;
       const real g = real(pooled[at]) > 0 ? real(dpooled[at]) : real(0);
       const int place = index[at], iy = place / s.ow, ix = place - iy * s.ow;
       const store* from = x + (n * s.channels * s.h + iy) * s.w + ix;
+      UNROLL
       for (int c = 0; c < s.channels; ++c)
+        UNROLL
         for (int a = 0; a < s.kh; ++a)
+          UNROLL
           for (int b = 0; b < s.kw; ++b) sums[(c * s.kh + a) * s.kw + b] += g * real(from[(c * s.h + a) * s.w + b]);
       sums[taps] += g;
     }
-    for (int t = 0; t <= taps; ++t) {
 #if ON_GPU
-      const real sum = block_reduce(sums[t], [](real a, real b) { return a + b; });
-#else
-      const real sum = sums[t];
-#endif
-      ROW_LEADER partial[r * (taps + 1) + t] = sum;
+    __shared__ real parts[32][CONV_POOL_PATCH];
+    UNROLL
+    for (int t = 0; t <= taps; ++t) {
+      real v = sums[t];
+      for (int d = 16; d > 0; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+      if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5][t] = v;
     }
+    __syncthreads();
+    FOR_EACH_LANE(t, taps + 1) {
+      real v = 0;
+      for (int w = 0; w < (int)(blockDim.x >> 5); ++w) v += parts[w][t];
+      partial[r * (taps + 1) + t] = v;
+    }
+    __syncthreads();
+#else
+    for (int t = 0; t <= taps; ++t) partial[r * (taps + 1) + t] = sums[t];
+#endif
   }
 }
 

@@ -63,6 +63,7 @@ typedef real store;
 // FOR_EACH(i, n)                      n independent elements
 // FOR_EACH_2D(r, rows, c, cols)       rows x cols independent elements, no division on the CPU
 // FOR_EACH_ROW(r, rows, work)         a block (GPU) or an iteration (CPU) for each row; inside it
+//   FOR_EACH_OF_LANE(j, n)            the same where elements add to what is the lane's own
 //   FOR_EACH_LANE(j, n)               the row's elements, and row_sum / row_max over them (every lane gets the result)
 //   rows_sum(first, last, n, f)     the sum of f(r, j) over first <= r < last and j < n
 //   channel_sums(first, last, channels, c, n, f, x...)   the sums of what f(x...) returns over channel c of some images
@@ -103,6 +104,8 @@ typedef int index_t;
     if (index_t r = i_##r / (index_t)(cols), c = i_##r - r * (index_t)(cols); true)
 #define FOR_EACH_ROW(r, rows, work) for (index_t r = blockIdx.x; r < (index_t)(rows); r += gridDim.x)
 #define FOR_EACH_LANE(j, n) for (index_t j = threadIdx.x; j < (index_t)(n); j += blockDim.x)
+#define FOR_EACH_OF_LANE(j, n) FOR_EACH_LANE(j, n)
+#define UNROLL _Pragma("unroll")
 #define ROW_LEADER if (threadIdx.x == 0)
 #define ROW_SYNC __syncthreads()
 
@@ -259,6 +262,8 @@ typedef long index_t;
 #define FOR_EACH_ROW(r, rows, work) \
   DO_PRAGMA(omp parallel for schedule(static) if((rows) * (work) > PARALLEL_MIN)) for (index_t r = 0; r < (rows); ++r)
 #define FOR_EACH_LANE(j, n) DO_PRAGMA(omp simd) for (index_t j = 0; j < (n); ++j)
+#define FOR_EACH_OF_LANE(j, n) for (index_t j = 0; j < (n); ++j)
+#define UNROLL
 #define ROW_LEADER
 #define ROW_SYNC
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _PATCH = 64
 #: pieces of the images whose gradients are summed on their own
 _CHUNKS = 16
+#: lanes that share a piece
+_LANES = 256
 
 
 class ConvolutionReLUPooling(Pattern):
@@ -60,7 +62,8 @@ class ConvolutionReLUPooling(Pattern):
         chunks, taps = min(_CHUNKS, max(1, s.images)), s.kernel_dim
         partial = ops.scratch((s.num_output * chunks * (taps + 1),))
         args = (direct, x, self.top.diff_mem, self.top.data_mem, pool.index, partial)
-        ops.launch_rows("conv_pool_direct_gradient", s.num_output * chunks, chunks, s.images, *args)
+        rows = s.num_output * chunks
+        ops.launch_rows("conv_pool_direct_gradient", rows, chunks, s.images, *args, work=rows * _LANES)
         ops.launch("conv_pool_finish", s.num_output, chunks, taps, partial, dw, db, work=s.num_output * (taps + 1))
         return True
 

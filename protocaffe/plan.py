@@ -51,7 +51,7 @@ class Recorder:
         self._add(self.backend.bind_launch(kernel, n, args, work), kernel)
 
     def launch_rows(self, kernel: str, rows: int, *args: Any, work: int | None = None) -> None:
-        """A kernel over ``rows`` rows; ``work``: the elements of all rows where the largest array has another number."""
+        """A kernel over ``rows`` rows; ``work``: the elements of all rows, if not those of the largest array."""
         self._add(self.backend.bind_launch(kernel, rows, args, work, rows=True), kernel)
 
     def gemm(
@@ -109,13 +109,15 @@ class Recorder:
     ) -> None:
         """y = max(0, W * x + b), and of each of the 2x2 windows that tile its planes the maximum and its place."""
         planes, oh, ow = shape.images * shape.num_output, shape.out_dims[0] // 2, shape.out_dims[1] // 2
-        convolution = None
-        if self.backend.bind_conv("forward", shape, (x, w, bias, y), True) is None:
+        own = self.backend.bind_conv("forward", shape, (x, w, bias, y), True)
+        if own is None:
             convolution = self.backend.convolution(self, shape)
-        if convolution is not None and convolution.fuses_pool:
-            convolution.forward(x, w, bias, y, pooled=(pooled, index))  # type: ignore[call-arg]
-            return
-        self.conv_forward(shape, x, w, bias, y, relu=True)
+            if convolution.fuses_pool:
+                convolution.forward(x, w, bias, y, pooled=(pooled, index))  # type: ignore[call-arg]
+                return
+            self.generic_conv("forward", shape, (x, w, bias, y), relu=True)
+        else:
+            self._add(own, "conv_forward_relu")
         self.launch_rows("pooling_max2_forward", planes, oh, ow, y, pooled, index)
 
     def conv_backward(
@@ -123,18 +125,20 @@ class Recorder:
         fill: Callable[[int, int, Memory | None], None] | None = None,
     ) -> None:  # fmt: skip
         """Of dw +=, db += and dx = those that are there; ``fill`` as GenericConvolution.backward has it."""
-        weights, data = (x, dy, dw, db), (dy, w, dx)
-        own = [self.backend.bind_conv("backward_weights", shape, weights) if dw is not None else None]
-        own += [self.backend.bind_conv("backward_data", shape, data) if dx is not None else None]
-        if own == [None, None]:
+        steps: list[tuple[str, tuple[Memory | None, ...]]] = []
+        steps += [("backward_weights", (x, dy, dw, db))] if dw is not None else []
+        steps += [("backward_data", (dy, w, dx))] if dx is not None else []
+        own = [self.backend.bind_conv(step, shape, args) for step, args in steps]
+        if not any(own):
             self.backend.convolution(self, shape).backward(x, dy, w, dw, db, dx, fill)
             return
         if fill is not None:
             fill(0, shape.images, None)
-        if dw is not None:
-            self._conv("backward_weights", shape, weights)
-        if dx is not None:
-            self._conv("backward_data", shape, data)
+        for (step, args), bound in zip(steps, own, strict=True):
+            if bound is None:
+                self.generic_conv(step, shape, args)
+            else:
+                self._add(bound, f"conv_{step}")
 
     def bias_gradient(self, images: int, channels: int, pixels: int, dy: Memory, db: Memory) -> None:
         """db[f] += sum over images and pixels of dy[n, f, p], in as many chunks of images as are worth it."""

@@ -23,6 +23,7 @@ from .cuda_device import open_device
 from .cuda_dnn import Convolutions
 from .cuda_graph import segments
 from .cuda_kernels import Modules
+from .engine_choices import Choices
 
 _BLOCK = 256
 _ROW_BLOCKS = (32, 64, 128, 256, 512, 1024)
@@ -55,8 +56,9 @@ class CudaBackend(CudaCopies, Backend):
         folder = resource_path("kernels")
         self._kernels = Kernels(folder, self.real)
         self._modules = Modules(self.device, folder / "portable.h", self.real == np.float64)
-        self._blas = Blas(self.device, self.real)
-        self._convolutions = Convolutions(self)
+        self._choices = Choices()
+        self._blas = Blas(self.device, self.real, self._choices)
+        self._convolutions = Convolutions(self, self._choices)
         self._users: dict[str, Path] = {}
         #: whether plans recorded from now on are captured into CUDA graphs
         self.graphs = True
@@ -140,11 +142,11 @@ class CudaBackend(CudaCopies, Backend):
     @property
     def choices(self) -> dict[str, str]:
         """The engines that plans were recorded with."""
-        return dict(self._convolutions.choices.used)
+        return dict(self._choices.used)
 
     def adopt(self, choices: Mapping[str, str]) -> None:
         """Use these engines; plans that were recorded with others no longer hold."""
-        self.generation += self._convolutions.choices.adopt(choices)
+        self.generation += self._choices.adopt(choices)
 
     def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
         """All images at once: a call for each would leave the GPU idle."""

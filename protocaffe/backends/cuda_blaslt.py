@@ -74,9 +74,7 @@ class Product:
             self._set(setter, wish, names.REDUCTION_SCHEME_MASK, np.uint32(_REDUCTIONS))
             a, b, c = self._layouts
             results = self._results.ctypes.data
-            lt.matmul_algo_get_heuristic(
-                self._handle, self._what, a, b, c, c, wish, _MOST, results, found.ctypes.data
-            )
+            lt.matmul_algo_get_heuristic(self._handle, self._what, a, b, c, c, wish, _MOST, results, found.ctypes.data)
         except lt.cuBLASLtError:
             return 0
         finally:

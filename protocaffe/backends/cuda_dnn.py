@@ -84,10 +84,10 @@ class _Both:
 class Convolutions:
     """The convolutions of one CUDA backend."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Any, choices: Choices) -> None:
         self._backend = backend
         self._device = backend.device
-        self.choices = Choices()
+        self.choices = choices
         self._workspace = Workspace(backend.device)
         self._told = False
 

@@ -27,9 +27,13 @@ def microseconds(device: Any, call: Bound) -> float:
 
 
 def fastest(
-    device: Any, makers: Mapping[str, Callable[[], Bound]], hopeless: float = _HOPELESS
+    device: Any,
+    makers: Mapping[str, Callable[[], Bound]],
+    hopeless: float = _HOPELESS,
+    errors: tuple[type[Exception], ...] = (),
 ) -> dict[str, float]:
     """Microseconds of those calls that work and are not hopelessly slow: the least of a few rounds in turns."""
+    failures = (BackendError, *errors)
     firsts: dict[str, float] = {}
     calls: dict[str, Bound] = {}
     for name, make in makers.items():
@@ -38,7 +42,7 @@ def fastest(
             call()  # loads what is loaded at the first use
             firsts[name] = min(microseconds(device, call) for _ in range(2))
             calls[name] = call
-        except BackendError:
+        except failures:
             continue
         least = min(firsts.values())
         for slow in [name for name in calls if firsts[name] > hopeless * least]:
@@ -50,7 +54,7 @@ def fastest(
         graph.warm()
         try:
             graph()
-        except BackendError:
+        except failures:
             continue
         graphs[name] = graph, count
     times: dict[str, float] = {}
