@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_pinned_memory_and_events_are_given_back(images):
         net.forward()
         assert len(feed_of(net)._used) == SLOTS
         net.close()
+        del net
+        gc.collect()
 
     use()
     backend.device.collect()
