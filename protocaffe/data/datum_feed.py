@@ -80,7 +80,7 @@ class DatumFeed:
 
     def cut(self, position: int, arrays: Sequence[np.ndarray]) -> None:
         """As `produce`, but items as they are stored, cropped and nothing else: a device does the rest."""
-        items, labels = self.source.fetch(self.order.indices(position, self.batch_size))
+        items, labels = self.source.views(self.order.indices(position, self.batch_size))
         try:
             self.transformer.cut(items, position, arrays[0])
         except DataError as error:

@@ -133,13 +133,15 @@ class Transformer:
 
         What is left (mean, mirror, scale) a device does (kernels/transform.cu). There is no resize_param.
         """
-        if not self.crop:
+        if not self.crop and isinstance(items, np.ndarray):
             np.copyto(out, items)
             return
         random = draws(self.key, position, len(items)) if self.random_crop else None
         for i, item in enumerate(items):
-            if not isinstance(items, np.ndarray):
-                self._check_fit(item)
+            self._check_fit(item)
+            if not self.crop:
+                out[i] = item
+                continue
             top, left = self._offsets(item.shape[1:], None if random is None else random[i])
             out[i] = item[:, top : top + self.crop, left : left + self.crop]
 

@@ -38,7 +38,8 @@ GRID = {
 def conv_shape(case: str, engine: str = "DEFAULT", **changes: object) -> ConvShape:
     n, c, f, size, kernel, stride, pad, dilation, group = GRID[case]
     out = tuple(
-        (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, k, t, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
     )
     fields = {"images": n, "channels": c, "num_output": f, "group": group, "in_dims": size, "out_dims": out,
               "kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation, "engine": engine}  # fmt: skip
@@ -84,7 +85,10 @@ class Steps:
         return [m.read() for m in {"forward": (self.y,), "backward_data": (self.dx,)}.get(step, (self.dw, self.db))]
 
     def wanted(self, step: str, relu: bool = False) -> list[np.ndarray]:
-        s, v = self.shape, {name: value.astype(self.cuda.real).astype(np.float64) for name, value in self.values.items()}
+        s, v = (
+            self.shape,
+            {name: value.astype(self.cuda.real).astype(np.float64) for name, value in self.values.items()},
+        )
         options = {"stride": s.stride, "pad": s.pad, "dilation": s.dilation, "group": s.group}
         if step == "forward":
             y = oracles.convolution(v["x"], v["w"], v["b"], **options)

@@ -2,13 +2,14 @@
 
 import gc
 import threading
+import time
 
 import h5py
 import numpy as np
 import pytest
 
 import protocaffe
-from protocaffe.data import order_table, resident
+from protocaffe.data import datum_source, order_table, resident
 from protocaffe.data.resident import Resident
 from protocaffe.data.ring import Ring
 from protocaffe.errors import DataError, ParameterError
@@ -100,6 +101,16 @@ def test_items_of_more_than_one_piece(device, tmp_path, monkeypatch):
     monkeypatch.setattr("protocaffe.data.item_set.PIECE_BYTES", 30000)
     for cache, way in (("AUTO", Resident), ("NONE", Ring)):
         check(data_layer(path, 3, f"cache: {cache}", "crop_size: 50 mirror: true"), device, way, 4)
+
+
+@pytest.mark.parametrize("cache", ["DEVICE", "HOST", "NONE"])
+@pytest.mark.parametrize("transform", ["", "crop_size: 60 mirror: true mean_value: 9"])
+def test_large_items_are_not_gathered_first(device, tmp_path, cache, transform):
+    items = random_items(7, (3, 80, 90))
+    assert items[0].nbytes > datum_source.LARGE
+    path = write_items(tmp_path / "db", items, (1, 300, 127, 128, 70000, 0, 5))
+    way = Resident if cache == "DEVICE" else Ring
+    check(data_layer(path, 4, f"shuffle: true cache: {cache}", transform), device, way, 5)
 
 
 def test_items_of_differing_shapes(device, tmp_path):
@@ -251,6 +262,9 @@ def test_a_net_that_is_gone_leaves_no_thread(items, device):
     assert len(running()) == before + 1
     del net
     gc.collect()
+    end = time.monotonic() + 5  # should the thread itself have collected the net, nobody has waited for it
+    while len(running()) > before and time.monotonic() < end:
+        time.sleep(0.01)
     assert len(running()) == before
 
 

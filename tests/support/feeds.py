@@ -24,9 +24,10 @@ DEVICES: dict[str, Any] = {
 } | ({name: lambda name=name: get_backend(*name.split("-")) for name in ("cuda", "cuda-float64")} if has_gpu() else {})
 
 
-def write_items(path: Path, items: Any) -> Path:
-    """An LMDB of the items, each labelled with its number."""
-    write_lmdb(path, (encode_datum(item, i) for i, item in enumerate(items)))
+def write_items(path: Path, items: Any, labels: Any = None) -> Path:
+    """An LMDB of the items, each labelled with its number unless labels are given."""
+    labels = range(len(items)) if labels is None else labels
+    write_lmdb(path, (encode_datum(item, label) for item, label in zip(items, labels, strict=True)))
     return path
 
 
