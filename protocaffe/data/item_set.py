@@ -47,20 +47,25 @@ class ItemSet:
         return source.nbytes // source.dtype.itemsize * size
 
 
-def item_set(backend: Backend, source: DatumSource) -> ItemSet:
-    """The items of ``source`` on the device, read now unless they are there already; the source is let go."""
-    key = (backend, source.kind, _stamp(source))
-    found = _sets.get(key)
-    if found is None:
-        found = _sets[key] = ItemSet(backend, source)
-        size = ItemSet.bytes_of(source, backend) >> 20
-        logger.info("%s: %d items, %d MiB, are kept on the device", source.path, len(source), size)
-    source.release()
+def shared_set(backend: Backend, source: DatumSource) -> ItemSet | None:
+    """The items of ``source``, should they be on the device already; the source is let go then."""
+    found = _sets.get(_key(backend, source))
+    if found is not None:
+        source.release()
     return found
 
 
-def _stamp(source: DatumSource) -> tuple:
-    """What tells a database, as it is now, from any other."""
+def read_set(backend: Backend, source: DatumSource) -> ItemSet:
+    """The items of ``source``, brought to the device; the source is let go."""
+    made = _sets[_key(backend, source)] = ItemSet(backend, source)
+    size = ItemSet.bytes_of(source, backend) >> 20
+    logger.info("%s: %d items, %d MiB, are kept on the device", source.path, len(source), size)
+    source.release()
+    return made
+
+
+def _key(backend: Backend, source: DatumSource) -> tuple:
+    """What tells items from any others: the device, how records become items, the files as they are now."""
     with os.scandir(source.path) as entries:
         files = sorted((e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.name != "lock.mdb")
-    return os.path.realpath(source.path), tuple(files)
+    return backend, source.kind, os.path.realpath(source.path), tuple(files)

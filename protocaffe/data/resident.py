@@ -10,8 +10,9 @@ import numpy as np
 
 from ..errors import DataError, ParameterError
 from .datum_feed import DatumFeed
+from .datum_source import DatumSource
 from .device_feed import DeviceFeed
-from .item_set import ItemSet, item_set
+from .item_set import ItemSet, read_set, shared_set
 from .order_table import OrderTable
 
 if TYPE_CHECKING:
@@ -74,24 +75,32 @@ def resident_items(backend: Backend, feed: DatumFeed) -> ItemSet | None:
 
     Raises ParameterError or DataError where they must and cannot.
     """
+    if feed.cache not in ("AUTO", "DEVICE") or feed.transformer.resize:
+        return None
     source = feed.source
+    return shared_set(backend, source) or (_read if feed.cache == "DEVICE" else _read_if_it_fits)(backend, source)
+
+
+def _read(backend: Backend, source: DatumSource) -> ItemSet:
+    size, free = ItemSet.bytes_of(source, backend), backend.free_memory()
+    if size > free:
+        raise ParameterError(
+            f'data_param.cache: DEVICE needs {size >> 20} MiB for the items of "{source.path}", '
+            f"{free >> 20} MiB of the device's memory are free"
+        )
+    try:
+        return read_set(backend, source)
+    except DataError as error:
+        text = "data_param.cache: DEVICE needs items of one shape that can all be read"
+        raise DataError(f"{text}: {error}") from error
+
+
+def _read_if_it_fits(backend: Backend, source: DatumSource) -> ItemSet | None:
     size = ItemSet.bytes_of(source, backend)
-    if feed.cache == "DEVICE":
-        if size > backend.free_memory():
-            raise ParameterError(
-                f'data_param.cache: DEVICE needs {size >> 20} MiB for the items of "{source.path}", '
-                f"{backend.free_memory() >> 20} MiB of the device's memory are free"
-            )
-        try:
-            return item_set(backend, source)
-        except DataError as error:
-            text = "data_param.cache: DEVICE needs items of one shape that can all be read"
-            raise DataError(f"{text}: {error}") from error
-    fits = size <= AUTO_BYTES and size <= backend.free_memory() // AUTO_PART
-    if feed.cache != "AUTO" or feed.transformer.resize or not fits:
+    if size > AUTO_BYTES or size > backend.free_memory() // AUTO_PART:
         return None
     try:
-        return item_set(backend, source)
+        return read_set(backend, source)
     except DataError as error:  # the ring comes to it when it is due
         logger.info("%s is not kept on the device: %s", source.path, error)
         return None

@@ -125,7 +125,9 @@ class Ring(DeviceFeed):
         self._prefetcher.seek(self.position)
         self._flying.clear()
         self._sent = self._batches
-        for mark in self._used:  # the ring's memory is zeroed, and its last batches are taken, before this
+        for ring in self._ring:  # a device may take memory, zeroed in order with its work, when it is first used
+            backend.put(ring.at(0, 1), np.zeros(1, ring.dtype))
+        for mark in self._used:  # what is sent comes behind that, and behind what used the ring before
             backend.reach(mark)
 
     def _prepare(self) -> None:

@@ -142,15 +142,17 @@ def test_a_set_stays_on_the_host_where_it_would_take_too_much(items, device, mon
     monkeypatch.setattr(type(device), "free_memory", lambda self: 4 * size - 1)
     check(data_layer(items), device, Ring)
     check(data_layer(items, more="cache: DEVICE"), device, Resident)
+    gc.collect()  # or the set would still be there for the next net
     monkeypatch.setattr(type(device), "free_memory", lambda self: size - 1)
     with pytest.raises(ParameterError, match=r"cache: DEVICE needs 0 MiB .* of the device's memory are free"):
         make(data_layer(items, more="cache: DEVICE"), device).forward()
     monkeypatch.undo()
+    gc.collect()
     monkeypatch.setattr(resident, "AUTO_BYTES", size - 1)
     check(data_layer(items), device, Ring)
 
 
-def test_nets_share_a_set(items, device):
+def test_nets_share_a_set(items, device, monkeypatch):
     first, second, other = (
         make(data_layer(items, batch, transform=transform), device, phase)
         for batch, transform, phase in ((5, "crop_size: 4", TRAIN), (3, "", TEST), (3, "force_gray: true", TEST))
@@ -158,6 +160,11 @@ def test_nets_share_a_set(items, device):
     for net in (first, second, other):
         net.forward()
     assert feed_of(first)._items is feed_of(second)._items is not feed_of(other)._items
+    monkeypatch.setattr(type(device), "free_memory", lambda self: 0)
+    for cache in ("AUTO", "DEVICE"):  # what is there takes nothing more
+        net = make(data_layer(items, 4, f"cache: {cache}"), device)
+        net.forward()
+        assert feed_of(net)._items is feed_of(first)._items
 
 
 def test_too_much_for_the_host(items, monkeypatch):
