@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import backends, debug
-from .backends import Backend, default_backend, get_backend
+from .backends import Backend, default_backend, get_backend, prefer_math
 from .errors import BackendError, DivergedError, ParameterError, SolverError, did_you_mean
 from .hooks import Handle
 from .iteration import Iteration
@@ -83,6 +83,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.param = prototxt.read_solver(self.source) if is_file else upgrade_solver(solver_file)
         self.backend = backend or self._default_backend()
         self._check_param()
+        if self.param.HasField("math"):
+            prefer_math(self.backend, self.param.Math.Name(self.param.math).lower())
         self.seed = fresh_seed(self.param.random_seed)
         self.iter = 0
         self.current_step = 0

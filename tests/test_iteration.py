@@ -123,3 +123,12 @@ def test_callbacks_see_the_loss_of_their_iteration():
     made.add_callback(lambda: None, lambda: seen.append(made.smoothed_loss))
     made.step(3)
     assert len(set(seen)) == 3 and seen[-1] == made.smoothed_loss
+
+
+def test_the_log_says_when_the_layers_are_run_one_by_one(caplog):
+    made = make(SplitBackend(), display=4, debug_info="true")
+    with caplog.at_level(logging.INFO, "protocaffe"):
+        made.step(6)
+    said = [line for line in caplog.messages if "from here on" in line]
+    assert [line[: line.index(":")] for line in said] == [f"Iteration {i}" for i in (0, 1, 4, 5)]
+    assert "layer by layer (debug_info" in said[0] and "as one sequence" in said[1]

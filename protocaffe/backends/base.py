@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import BackendError
 from ..fusion import Pattern
 from ..memory import Memory, Storage
 from ..patterns import PORTABLE
 from .copies import Copies
 
 Bound = Callable[[], Any]
+#: ways to multiply floats: as they are, or on a GPU's tensor cores with factors rounded to 10 bits
+MATHS = ("fp32", "tf32")
 
 
 class HostCall:
@@ -40,6 +43,8 @@ class Backend(Copies, ABC):
     real: np.dtype
     #: chains of layers that it can fuse, longest first
     patterns: Sequence[type[Pattern]] = PORTABLE
+    #: what `math` may be
+    maths: Sequence[str] = ("fp32",)
 
     def __init__(self) -> None:
         #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)
@@ -50,18 +55,32 @@ class Backend(Copies, ABC):
         self.dirty: set[Storage] = set()
         #: grows when plans that were recorded before no longer hold: another way to compute was chosen
         self.generation = 0
+        self._math = "fp32"
 
     @property
     def math(self) -> str:
-        """How floats are multiplied: "fp32", or on a GPU "tf32"."""
-        return "fp32"
+        """How floats are multiplied, one of `maths`; plans that were recorded with another are recorded anew."""
+        return self._math
+
+    @math.setter
+    def math(self, mode: str) -> None:
+        if mode not in self.maths:
+            wanted = " or ".join(f'"{m}"' for m in self.maths)
+            raise BackendError(f'the maths of {self.name} in {self.real} must be {wanted}, got "{mode}"')
+        if mode != self._math:
+            self._math = mode
+            self._set_math(mode)
+            self.generation += 1
+
+    def _set_math(self, mode: str) -> None:  # noqa: B027 - nothing to do where there is one mode
+        """Make libraries use ``mode``."""
 
     @property
     def choices(self) -> dict[str, str]:
         """What was measured and chosen for recorded plans: a run that is to repeat to the bit must `adopt` it."""
         return {}
 
-    def adopt(self, choices: Mapping[str, str]) -> None:
+    def adopt(self, choices: Mapping[str, str]) -> None:  # noqa: B027 - nothing to do where nothing is measured
         """Prefer ``choices``, of this backend's kind, to measuring."""
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Memory:

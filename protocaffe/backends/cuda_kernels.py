@@ -1,4 +1,4 @@
-"""Kernels for the GPU: a file of kernels/ is compiled by NVRTC when one of its kernels is first needed, and cached.
+"""Kernels for the GPU: each is compiled by NVRTC when it is first needed, without its file's others, and cached.
 
 The cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe) is keyed by source, options, architecture and compiler.
 """
@@ -18,6 +18,10 @@ from . import build
 from .manifest import Signature
 
 _SHAPE = re.compile(r"\bSHAPE\((\w+),")
+#: lambdas that are templates count as host code otherwise
+_OPTIONS = ("--std=c++17", "--device-as-default-execution-space")
+_KERNEL = re.compile(r"\bKERNEL\s+(\w+)\s*\(")
+_COMMENT = re.compile(r"//[^\n]*")
 _FORMATS = {"long": "q", "int": "i", "u32": "I", "u64": "Q"}
 
 
@@ -50,9 +54,28 @@ def compile_cubin(source: bytes, name: str, header: bytes, options: Sequence[str
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def cached_cubin(path: Path, header: Path, options: Sequence[str]) -> bytes:
-    """`compile_cubin`, from the cache where it is there."""
-    source, portable = path.read_bytes(), header.read_bytes()
+def only(text: str, name: str) -> str:
+    """A source without its comments and its kernels but ``name``.
+
+    >>> only("int f(); KERNEL a(long n) { FOR_EACH(i, n) { f(); } } KERNEL b(long n) {} // KERNEL c", "b")
+    'int f();  KERNEL b(long n) {} '
+    """
+    text = _COMMENT.sub("", text)
+    out, at = [], 0
+    for kernel in _KERNEL.finditer(text):
+        if kernel[1] == name:
+            continue
+        out.append(text[at : kernel.start()])
+        depth, at = 1, text.index("{", kernel.end()) + 1
+        while depth:
+            depth += (text[at] == "{") - (text[at] == "}")
+            at += 1
+    return "".join(out) + text[at:]
+
+
+def cached_cubin(path: Path, text: str, header: Path, options: Sequence[str]) -> bytes:
+    """`compile_cubin` of ``text``, which is in ``path``, from the cache where it is there."""
+    source, portable = text.encode(), header.read_bytes()
     digest = hashlib.sha256(b"\0".join([source, portable, *(o.encode() for o in options), _compiler()]))
     cached = build.cache_folder() / "cubin" / f"{path.stem}-{digest.hexdigest()[:20]}.cubin"
     try:
@@ -81,17 +104,29 @@ def _compiler() -> bytes:
         return b""
 
 
+def _shapes(text: str, structs: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Options that give SHAPE (portable.h) its values."""
+    types = sorted(set(_SHAPE.findall(text)))
+    if not set(types) & set(structs):
+        return ()
+    given = {
+        t: f"constexpr {t} s={{{','.join(map(str, structs[t]))}}}" if t in structs else f"const {t} s=argument"
+        for t in types
+    }
+    return ("-DSHAPED", *(f"-DSHAPE_{t}(s,argument)={value}" for t, value in given.items()))
+
+
 class Modules:
-    """The compiled files of one precision on one device."""
+    """The compiled kernels of one precision on one device."""
 
     def __init__(self, device: Any, header: Path, double: bool) -> None:
         self._device = device
         self._header = header
         self._real = "d" if double else "f"
-        self._options = [f"--gpu-architecture={device.arch}", "--std=c++17"] + ["-DREAL_DOUBLE"] * double
-        self._modules: dict[tuple[Path, tuple[str, ...]], Any] = {}
+        self._options = [f"--gpu-architecture={device.arch}", *_OPTIONS] + ["-DREAL_DOUBLE"] * double
+        self._modules: dict[tuple[Path, str, tuple[str, ...]], Any] = {}
         self._functions: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._shaped: dict[Path, list[str]] = {}
+        self._texts: dict[tuple[Path, str], str] = {}
 
     def function(
         self, path: Path, signature: Signature, structs: dict[str, tuple[int, ...]], wide: bool, shaped: bool
@@ -101,13 +136,14 @@ class Modules:
         ``wide``: with 64-bit indices; ``shaped``: with the values of its structs as constants, which turns divisions
         into multiplications and unrolls loops over windows.
         """
-        more = ("-DINDEX64",) * wide + (self._shapes(path, structs) if shaped else ())
+        text = self._text(path, signature.name)
+        more = ("-DINDEX64",) * wide + (_shapes(text, structs) if shaped else ())
         key = (signature.name, more)
         if key not in self._functions:
-            module = self._modules.get((path, more))
+            module = self._modules.get((path, text, more))
             if module is None:
-                cubin = cached_cubin(path, self._header, [*self._options, *more])
-                module = self._modules[path, more] = self._device.driver.module_from_buffer(cubin)
+                cubin = cached_cubin(path, text, self._header, [*self._options, *more])
+                module = self._modules[path, text, more] = self._device.driver.module_from_buffer(cubin)
             function = module.get_function(signature.name)
             function.prepare([self._format(p, structs) for p in signature.parameters])
             self._functions[key] = function
@@ -118,18 +154,14 @@ class Modules:
         most = function.get_attribute(self._device.driver.function_attribute.MAX_THREADS_PER_BLOCK)
         return int(most) // 32 * 32
 
-    def _shapes(self, path: Path, structs: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
-        """Options that give SHAPE (portable.h) its values."""
-        if path not in self._shaped:
-            self._shaped[path] = sorted(set(_SHAPE.findall(path.read_text(encoding="utf-8"))))
-        types = self._shaped[path]
-        if not set(types) & set(structs):
-            return ()
-        given = {
-            t: f"constexpr {t} s={{{','.join(map(str, structs[t]))}}}" if t in structs else f"const {t} s=argument"
-            for t in types
-        }
-        return ("-DSHAPED", *(f"-DSHAPE_{t}(s,argument)={text}" for t, text in given.items()))
+    def _text(self, path: Path, kernel: str) -> str:
+        """What to compile: of the package's own files the one kernel, a user's file as it is."""
+        own = path.parent == self._header.parent
+        key = (path, kernel if own else "")
+        if key not in self._texts:
+            text = path.read_text(encoding="utf-8")
+            self._texts[key] = only(text, kernel) if own else text
+        return self._texts[key]
 
     def _format(self, parameter: Any, structs: dict[str, tuple[int, ...]]) -> str:
         """The parameter in the letters of Python's struct module; ints of structs are aligned by themselves."""
