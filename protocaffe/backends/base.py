@@ -12,6 +12,7 @@ from ..errors import BackendError
 from ..fusion import Pattern
 from ..memory import Memory, Storage
 from ..patterns import PORTABLE
+from .copies import Copies
 
 Bound = Callable[[], Any]
 #: ways to multiply floats: as they are, or on a GPU's tensor cores with factors rounded to 10 bits
@@ -32,7 +33,7 @@ class HostCall:
         self.backend.flush()
 
 
-class Backend(ABC):
+class Backend(Copies, ABC):
     """A device. ``bind_*`` check the arguments once and return a call without arguments that a plan replays."""
 
     name: str

@@ -18,6 +18,7 @@ from .arguments import Kernels
 from .base import MATHS, Backend, Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
+from .cuda_copy import CudaCopies
 from .cuda_device import open_device
 from .cuda_dnn import Convolutions
 from .cuda_graph import segments
@@ -56,7 +57,7 @@ class Launch:
         self._bound()
 
 
-class CudaBackend(Backend):
+class CudaBackend(CudaCopies, Backend):
     """GPU ``device``. ``real`` is float32, or float64 in the check build."""
 
     name = "cuda"
