@@ -32,8 +32,8 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-kernels:
-	$(PYTHON) tools/check_kernels.py
+kernels: $(VENV)/.dev
+	$(BIN)/python tools/check_kernels.py
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
