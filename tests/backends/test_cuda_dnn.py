@@ -202,7 +202,7 @@ def test_a_choice_that_names_no_plan_is_measured_again(cuda, tmp_path, monkeypat
 
 def test_without_tuning_the_rule_decides_and_no_file_is_written(cuda, tmp_path, monkeypatch):
     monkeypatch.setenv("PROTOCAFFE_TUNE", "0")
-    for case, engine in (("pad", "CUDNN"), ("pointwise", CAFFE)):
+    for case, engine in (("pad", "CUDNN"), ("pointwise_stride", CAFFE)):
         steps = Steps(cuda, conv_shape(case))
         for step in steps.steps:
             for got, wanted in zip(steps.run(step), steps.wanted(step), strict=True):
