@@ -309,7 +309,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             if wanted == "stop":
                 self._stopped = True
                 break
-        self._look()
+        if iterations > 1:  # who steps one by one does not want to wait for the device each time
+            self._look()
 
     @property
     def smoothed_loss(self) -> float:
@@ -353,6 +354,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         if resume_file is not None:
             self.restore(resume_file)
         self.step(max(0, p.max_iter - self.iter))
+        self._look()
         if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot != 0):
             self.snapshot()
         if self._stopped:

@@ -74,6 +74,14 @@ def test_a_device_is_not_waited_for_at_every_iteration(looks):
     assert 0 < made.smoothed_loss < 1
 
 
+def test_steps_one_by_one_do_not_wait_either(looks):
+    made = make(SplitBackend())
+    for _ in range(150):
+        made.step(1)
+    assert [count for count in looks if count] == [100]
+    assert made.smoothed_loss < 1 and [count for count in looks if count] == [100, 50]
+
+
 def test_a_displayed_loss_is_the_mean_of_all_since(looks, caplog):
     plain = make(average_loss=4)
     one_by_one = []
