@@ -72,7 +72,7 @@ class Backend(Copies, ABC):
             self._set_math(mode)
             self.generation += 1
 
-    def _set_math(self, mode: str) -> None:  # noqa: B027 - nothing to do where there is one mode
+    def _set_math(self, mode: str) -> None:
         """Make libraries use ``mode``."""
 
     @property
@@ -80,7 +80,7 @@ class Backend(Copies, ABC):
         """What was measured and chosen for recorded plans: a run that is to repeat to the bit must `adopt` it."""
         return {}
 
-    def adopt(self, choices: Mapping[str, str]) -> None:  # noqa: B027 - nothing to do where nothing is measured
+    def adopt(self, choices: Mapping[str, str]) -> None:
         """Prefer ``choices``, of this backend's kind, to measuring."""
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Memory:
