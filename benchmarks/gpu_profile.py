@@ -61,7 +61,7 @@ def items_of(solver: Any) -> list[Item]:
 
     net = solver.net
     layers = range(len(net._layer_names))
-    items = [Item(solver._clear, "fill", "", "update")]
+    items = [Item(solver._iteration._clear, "fill", "", "update")]
     items[0].bytes = solver.net.arena.size * solver.backend.real.itemsize
     for part, plan, order in (
         ("forward", net._forward(), (*layers, len(layers))),
@@ -72,6 +72,7 @@ def items_of(solver: Any) -> list[Item]:
                 continue
             items.append(Item(call.run, call.name, call.layer, part))
             measure_work(items[-1], net)
+    items += [Item(call, "loss_note", "", "update") for call in solver._iteration._bind_notes(True)]
     solver._bind_update()
     for call in solver._update:
         items.append(Item(call, type(solver).kernel, "", "update"))
@@ -86,7 +87,7 @@ def measure_work(item: Item, net: Any) -> None:
     if item.kernel == "gemm":
         _gemm_work(item)
         return
-    if item.kernel.startswith("conv_"):
+    if item.kernel.startswith(("conv_forward", "conv_backward")):
         _conv_work(item, net)
         return
     memories = [a for a in getattr(item.run, "keep", ()) if isinstance(a, Memory)]
