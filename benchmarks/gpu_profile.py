@@ -99,14 +99,13 @@ def measure_work(item: Item, net: Any) -> None:
 
 
 def _gemm_work(item: Item) -> None:
-    """From cuBLAS's own arguments: handle, two transpositions, n, m, k, ..."""
-    call = item.run
-    n, m, k = (int(v) for v in call.args[3:6])
-    batch = int(call.args[-1]) if len(call.args) > 14 else 1
-    strides = [int(call.args[i]) for i in (9, 12, 16)] if batch > 1 else [1, 1, 1]
+    """From the product's extents."""
+    m, n, k, batch, strides = item.run.extents
     item.flops = 2 * m * n * k * batch
-    sizes = (k * n, m * k, m * n)
+    sizes = (m * k, k * n, m * n)
     item.bytes = 4 * sum(size * (batch if stride else 1) for size, stride in zip(sizes, strides, strict=True))
+    if batch == 1:
+        item.bytes = 4 * sum(sizes)
 
 
 def _conv_work(item: Item, net: Any) -> None:
