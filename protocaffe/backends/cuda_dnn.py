@@ -8,9 +8,9 @@ nothing is measured: see `by_rule`. Without cuDNN ``DEFAULT`` is im2col and GEMM
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_void_p
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -23,11 +23,14 @@ from .cuda_blas import address
 from .cuda_timing import fastest
 from .cudnn_graph import BIAS, ConvGraph, Plan, W, X, Y
 from .cudnn_library import CudnnError, Library, load
+from .depth import DepthConvolution, applies
 from .engine_choices import CAFFE, Choices, shape_key, tuning
 
 logger = logging.getLogger("protocaffe.engines")
 
 CUDNN = "CUDNN"
+#: cuDNN's on cells of pixels (depth.py)
+DEPTH = "DEPTH"
 #: bytes that a plan may need as scratch memory
 ROOM = 1 << 30
 #: plans that cuDNN's heuristics name and that are measured
@@ -148,6 +151,38 @@ class Convolutions:
         self.choices.use(key, choice)
         return None if choice == CAFFE else trial.bind(choice, args)
 
+    def better(
+        self, name: str, shape: Any, steps: Sequence[str], ways: Mapping[str, Callable[..., None]],
+        results: Sequence[Memory | None],
+    ) -> str:  # fmt: skip
+        """Whether im2col and GEMM for all steps together beat each step by its best engine."""
+        if shape.engine != "DEFAULT" or not self._applies(shape) or not shape.images:
+            return "apart" if shape.engine == CUDNN else "together"
+        key = f"{self._machine}, {self._backend.math}: {name} {', '.join(steps)} {shape_key('', shape)}"
+        choice = self.choices.find(key)
+        if choice is None or choice not in ways:
+            if tuning():
+                own = [
+                    None if memory is None else self._backend.empty(memory.shape, memory.dtype) for memory in results
+                ]
+                makers = {way: partial(self._recorded, record, own) for way, record in ways.items()}
+                times = fastest(self._device, makers)
+                choice = min(times, key=lambda way: times[way])
+                self.choices.add(key, choice)
+            else:
+                choice = "apart" if any(by_rule(step, shape) == CUDNN for step in steps) else "together"
+        return self.choices.use(key, choice)
+
+    def _recorded(self, record: Callable[..., None], results: Sequence[Memory | None]) -> Bound:
+        """Calls on results of their own as one."""
+        from ..plan import Recorder
+
+        ops = Recorder(self._backend, "", Slot(self._backend, self._backend.real))
+        record(ops, *results)
+        both = _Both([call.run for call in ops.calls])
+        both.scratch = ops  # type: ignore[attr-defined]  # its memory is in use for as long as the call is
+        return both
+
     def _applies(self, shape: Any) -> bool:
         """Whether there is anything to choose for ``engine: DEFAULT``."""
         if shape.generic or self._backend.real != np.float32 or len(shape.kernel) > 3:
@@ -196,7 +231,9 @@ class _Trial:
         )  # fmt: skip
 
     def bind(self, choice: str, args: Sequence[Memory | None]) -> Bound:
-        """A call of what a choice names: "CUDNN <plan>", or "CUDNN fused <plan>" with bias and ReLU in the plan."""
+        """A call of what a choice names: "CUDNN <plan>", "CUDNN fused <plan>" with bias and ReLU in it, or "DEPTH"."""
+        if choice == DEPTH:
+            return self._deep(args)
         name = choice.removeprefix(f"{CUDNN} ")
         fused = name.startswith("fused ")
         graph = self._graph(fused)
@@ -260,16 +297,20 @@ class _Trial:
             return lambda: self._call(graph, plan, args, fused, workspace)
 
         out: dict[str, Callable[[], Bound]] = {CAFFE: lambda: self._generic(args)} if caffe else {}
+        if caffe and applies(self._step, self._shape):
+            out[DEPTH] = lambda: self._deep(args)
         return out | {name: engine(graph, plan, fused) for name, graph, plan, fused in self._plans()}
 
-    def _generic(self, args: Sequence[Memory | None]) -> Bound:
-        from ..plan import Recorder
+    def _deep(self, args: Sequence[Memory | None]) -> Bound:
+        def record(ops: Any) -> None:
+            convolution = DepthConvolution(ops, self._shape)
+            more = {"relu": self._relu} if self._step == "forward" else {}
+            getattr(convolution, self._step)(*args, **more)
 
-        ops = Recorder(self._backend, "", Slot(self._backend, self._backend.real))
-        ops.generic_conv(self._step, self._shape, args, self._relu)
-        both = _Both([call.run for call in ops.calls])
-        both.scratch = ops  # type: ignore[attr-defined]  # its memory is in use for as long as the call is
-        return both
+        return self._owner._recorded(record, ())
+
+    def _generic(self, args: Sequence[Memory | None]) -> Bound:
+        return self._owner._recorded(lambda ops: ops.generic_conv(self._step, self._shape, args, self._relu), ())
 
     def measure(self) -> str:
         """The fastest choice."""
