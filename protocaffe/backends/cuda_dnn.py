@@ -36,7 +36,7 @@ ROOM = 1 << 30
 #: plans that cuDNN's heuristics name and that are measured
 PLANS = 16
 #: cuDNN must be faster by more than this: less is noise, and gone beside the other kernels of a net
-_BIAS = 0.95
+_MARGIN = 0.95
 _ALIGNMENT = 16
 _ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weights": (X, Y, W, None)}
 
@@ -319,7 +319,7 @@ class _Trial:
         if not times:
             raise BackendError(f"engine: CUDNN: cuDNN has no plan that repeats to the bit for {self.name}")
         if CAFFE in times:
-            times[CAFFE] *= _BIAS
+            times[CAFFE] *= _MARGIN
         best = min(times, key=lambda name: times[name])
         logger.debug("%s: %s of %s", self.name, best, {name: round(us, 1) for name, us in times.items()})
         return best
