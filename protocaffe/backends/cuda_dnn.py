@@ -257,7 +257,8 @@ class _Trial:
         """Calls of kernels for what the convolution alone leaves to do."""
         bind, s = self._backend.bind_launch, self._shape
         if self._step == "backward_weights" and args[3] is not None:
-            return [bind("bias_gradient", s.num_output, (s.images, s.pixels, args[1], args[3]), rows=True)]
+            more = (s.images, s.num_output, s.pixels, args[1], args[3])
+            return [self._owner._recorded(lambda ops: ops.bias_gradient(*more), ())]
         if self._step != "forward":
             return []
         bias, y = args[2:]
