@@ -13,11 +13,12 @@ from ..errors import BackendError
 from ..memory import Memory, Storage
 from ..resources import resource_path
 from .arguments import Kernels
-from .base import Backend, Bound, GenericConvolution
+from .base import Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
 from .cuda_device import open_device
 from .cuda_graph import segments
+from .cuda_interop import SharedGpu
 from .cuda_kernels import Modules
 
 _BLOCK = 256
@@ -33,7 +34,7 @@ def nothing() -> None:
     """A call over no elements."""
 
 
-class CudaBackend(Backend):
+class CudaBackend(SharedGpu):
     """GPU ``device``. ``real`` is float32, or float64 in the check build."""
 
     name = "cuda"
