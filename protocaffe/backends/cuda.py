@@ -94,7 +94,7 @@ class CudaBackend(SharedGpu):
     def bind_launch(
         self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
     ) -> Bound:
-        """Check ``args`` against the signature, compile the kernel if need be, and bind them."""
+        """Check ``args`` against the signature, have the kernel compiled if need be, and bind them."""
         signature = self._kernels.signature(kernel)
         values = self._kernels.check(signature, (n, *args))
         elements = n if work is None else work
@@ -105,10 +105,10 @@ class CudaBackend(SharedGpu):
         structs = {p.type: v for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
         wide = max(largest, elements) >= _NARROW
         function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
-        block = min(_row_block(largest // n), self._modules.threads(function)) if rows else _BLOCK
+        block = _row_block(largest // n) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
-        call = partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
+        call = partial(function.launch, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
         call.keep = args  # type: ignore[attr-defined]
         return call
 

@@ -1,6 +1,7 @@
-"""Kernels for the GPU: a file of kernels/ is compiled by NVRTC when one of its kernels is first needed, and cached.
+"""Kernels for the GPU: each is compiled by itself by NVRTC when it is first needed, and cached on disk.
 
-The cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe) is keyed by source, options, architecture and compiler.
+The cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe) is keyed by source, options, architecture and compiler. While a
+net is recorded its kernels compile in other threads; the first launch of each waits for its own.
 """
 
 from __future__ import annotations
@@ -10,56 +11,59 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import KernelError
 from . import build
 from .manifest import Signature
+from .nvrtc import compile_cubin, compiler_version
 
 _SHAPE = re.compile(r"\bSHAPE\((\w+),")
+_KERNEL = re.compile(r"^KERNEL\s+(\w+)\s*\(", re.MULTILINE)
+_NO_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 _FORMATS = {"long": "q", "int": "i", "u32": "I", "u64": "Q"}
 
 
-def compile_cubin(source: bytes, name: str, header: bytes, options: Sequence[str]) -> bytes:
-    """Machine code of ``source``, which may include portable.h. Raises KernelError with the compiler's words."""
+def only(source: str, kernel: str) -> str:
+    """A file with the other kernels left out, which leaves less to compile; its lines keep their numbers.
+
+    >>> only("KERNEL a(long n) { { } }\\nint f();\\nKERNEL b(long n) {\\n}\\n", "a")
+    'KERNEL a(long n) { { } }\\nint f();\\n\\n\\n'
+    """
+    code = _NO_CODE.sub(lambda text: re.sub(r"[^\n]", " ", text[0]), source)
+    out, at = [], 0
+    for match in _KERNEL.finditer(code):
+        if match[1] == kernel or match.start() < at:
+            continue
+        depth = 0
+        for brace in re.finditer(r"[{}]", code[match.end() :]):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                end = match.end() + brace.end()
+                out += [source[at : match.start()], "\n" * source.count("\n", match.start(), end)]
+                at = end
+                break
+    return "".join(out) + source[at:]
+
+
+def cached_cubin(path: Path, kernel: str, header: Path, options: Sequence[str], anew: bool = False) -> bytes:
+    """The machine code of one kernel of a file, from the cache where it is there (unless it shall be made ``anew``)."""
+    whole, portable = path.read_text(encoding="utf-8"), header.read_bytes()
+    source = only(whole, kernel).encode()
+    digest = hashlib.sha256(b"\0".join([source, portable, *(o.encode() for o in options), compiler_version()]))
+    cached = build.cache_folder() / "cubin" / f"{kernel}-{digest.hexdigest()[:20]}.cubin"
+    if not anew:
+        try:
+            return cached.read_bytes()
+        except OSError:
+            pass
     try:
-        from cuda.bindings import nvrtc
-    except ImportError as error:
-        raise KernelError(
-            f'kernels for the GPU need the package cuda-bindings ({error}): pip install "protocaffe[cuda]"'
-        ) from error
-
-    def done(result: tuple[Any, ...], what: str) -> Any:
-        if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise KernelError(f"kernels of {name}: NVRTC: {what}: {result[0].name}")
-        return result[1] if len(result) > 1 else None
-
-    program = done(nvrtc.nvrtcCreateProgram(source, name.encode(), 1, [header], [b"portable.h"]), "create")
-    try:
-        encoded = [option.encode() for option in options]
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
-        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b" " * done(nvrtc.nvrtcGetProgramLogSize(program), "log")
-            nvrtc.nvrtcGetProgramLog(program, log)
-            raise KernelError(f"kernels of {name} do not compile: {log.decode(errors='replace').strip()[:4000]}")
-        cubin = b" " * done(nvrtc.nvrtcGetCUBINSize(program), "size")
-        done(nvrtc.nvrtcGetCUBIN(program, cubin), "cubin")
-        return cubin
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-
-
-def cached_cubin(path: Path, header: Path, options: Sequence[str]) -> bytes:
-    """`compile_cubin`, from the cache where it is there."""
-    source, portable = path.read_bytes(), header.read_bytes()
-    digest = hashlib.sha256(b"\0".join([source, portable, *(o.encode() for o in options), _compiler()]))
-    cached = build.cache_folder() / "cubin" / f"{path.stem}-{digest.hexdigest()[:20]}.cubin"
-    try:
-        return cached.read_bytes()
-    except OSError:
-        pass
-    cubin = compile_cubin(source, path.name, portable, options)
+        cubin = compile_cubin(source, path.name, portable, options)
+    except KernelError:
+        cubin = compile_cubin(whole.encode(), path.name, portable, options)  # it may need what was left out
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as partial:
@@ -72,51 +76,73 @@ def cached_cubin(path: Path, header: Path, options: Sequence[str]) -> bytes:
     return cubin
 
 
-def _compiler() -> bytes:
-    try:
-        from cuda.bindings import nvrtc
+@cache
+def _compilers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1), "nvrtc")
 
-        return repr(nvrtc.nvrtcVersion()[1:]).encode()
-    except ImportError:
-        return b""
+
+class Kernel:
+    """A kernel with its options, compiled in another thread."""
+
+    def __init__(self, driver: Any, name: str, source: tuple[Path, Path, Sequence[str]], formats: Sequence[str]) -> None:
+        self._driver = driver
+        self._name = name
+        self._path, self._header, self._options = source
+        self._formats = formats
+        self._function: Any = None
+        self._threads = 0
+        self._cubin: Future[bytes] = _compilers().submit(self._compile)
+
+    def _compile(self, anew: bool = False) -> bytes:
+        return cached_cubin(self._path, self._name, self._header, self._options, anew)
+
+    def load(self) -> Any:
+        """The function, when it is there. Raises KernelError where it does not compile."""
+        if self._function is None:
+            try:
+                module = self._driver.module_from_buffer(self._cubin.result())
+            except self._driver.Error:  # the cache may be damaged
+                module = self._driver.module_from_buffer(self._compile(anew=True))
+            function = module.get_function(self._name)
+            function.prepare(self._formats)
+            most = function.get_attribute(self._driver.function_attribute.MAX_THREADS_PER_BLOCK)
+            self._function, self._threads = function, int(most) // 32 * 32
+        return self._function
+
+    def launch(self, grid: tuple[int, int], block: tuple[int, int, int], stream: Any, *args: Any) -> None:
+        """Launch it; in smaller blocks where its registers allow no such large ones."""
+        function = self._function or self.load()
+        if block[0] > self._threads:
+            block = (self._threads, 1, 1)
+        function.prepared_async_call(grid, block, stream, *args)
 
 
 class Modules:
-    """The compiled files of one precision on one device."""
+    """The compiled kernels of one precision on one device."""
 
     def __init__(self, device: Any, header: Path, double: bool) -> None:
         self._device = device
         self._header = header
         self._real = "d" if double else "f"
         self._options = [f"--gpu-architecture={device.arch}", "--std=c++17"] + ["-DREAL_DOUBLE"] * double
-        self._modules: dict[tuple[Path, tuple[str, ...]], Any] = {}
-        self._functions: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._kernels: dict[tuple[str, tuple[str, ...]], Kernel] = {}
         self._shaped: dict[Path, list[str]] = {}
 
     def function(
         self, path: Path, signature: Signature, structs: dict[str, tuple[int, ...]], wide: bool, shaped: bool
-    ) -> Any:
-        """The kernel, prepared for its arguments.
+    ) -> Kernel:
+        """The kernel, for arguments of these kinds.
 
         ``wide``: with 64-bit indices; ``shaped``: with the values of its structs as constants, which turns divisions
         into multiplications and unrolls loops over windows.
         """
         more = ("-DINDEX64",) * wide + (self._shapes(path, structs) if shaped else ())
         key = (signature.name, more)
-        if key not in self._functions:
-            module = self._modules.get((path, more))
-            if module is None:
-                cubin = cached_cubin(path, self._header, [*self._options, *more])
-                module = self._modules[path, more] = self._device.driver.module_from_buffer(cubin)
-            function = module.get_function(signature.name)
-            function.prepare([self._format(p, structs) for p in signature.parameters])
-            self._functions[key] = function
-        return self._functions[key]
-
-    def threads(self, function: Any) -> int:
-        """The most threads of a block that its registers allow, in whole warps."""
-        most = function.get_attribute(self._device.driver.function_attribute.MAX_THREADS_PER_BLOCK)
-        return int(most) // 32 * 32
+        if key not in self._kernels:
+            source = path, self._header, [*self._options, *more]
+            formats = [self._format(p, structs) for p in signature.parameters]
+            self._kernels[key] = Kernel(self._device.driver, signature.name, source, formats)
+        return self._kernels[key]
 
     def _shapes(self, path: Path, structs: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
         """Options that give SHAPE (portable.h) its values."""
