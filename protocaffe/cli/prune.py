@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, state_options
@@ -24,7 +26,7 @@ from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, st
 @device_options
 def command(
     model: str, weights: str, sparsity: float, scope: str, layers: tuple[str, ...], min_keep: float | None,
-    drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None,
+    drop_masks: bool, output: str, level: int, stage: str, **device: Any,
 ) -> None:  # fmt: skip
     """Prune a net by magnitude: the weights nearest to zero become zero, and a mask keeps them so.
 
@@ -33,7 +35,7 @@ def command(
     from protocaffe.cli.session import open_net
     from protocaffe.pruning import prune_net
 
-    net = open_net(model, "TEST", weights, level, stage, cpu, gpu)
+    net = open_net(model, "TEST", weights, level, stage, **device)
     if drop_masks:
         net.drop_masks()
     report = prune_net(net, sparsity, scope, layer_shares(layers), min_keep)

@@ -87,13 +87,11 @@ def show(net: Net, title: str, trained: bool) -> None:
 @click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TEST", show_default=True)
 @state_options
 @device_options
-def command(
-    model: str, weights: str | None, phase: str, level: int, stage: str, cpu: bool, gpu: str | None
-) -> None:
+def command(model: str, weights: str | None, phase: str, level: int, stage: str, **device: Any) -> None:
     """Print a table: layer, type, output shape, receptive field, parameters, multiply-accumulates, sparsity."""
     from protocaffe.cli.session import open_net
 
-    net = open_net(model, phase, weights, level, stage, cpu, gpu)
+    net = open_net(model, phase, weights, level, stage, **device)
     masked = any(blob.mask is not None for blob in net.prunable())
     show(net, Path(model).as_posix(), trained=bool(weights) or masked)
     net.close()
