@@ -33,9 +33,9 @@ class Values:
 class Blob(Exchange):
     """An N-dimensional array that layers exchange; also a layer's parameter.
 
-    ``data`` and ``diff`` are NumPy views of the current values (writing to them is seen by the next run); they stay valid
-    after the net is gone. ``mask`` is None, or a read-only boolean array of the blob's shape that is False where a
-    weight is pruned; assign an array to set it (the weights under it become +0) or None to drop it.
+    ``data`` and ``diff`` are NumPy views of the current values (writing to them is seen by the next run); they stay
+    valid after the net is gone. ``mask`` is None, or a read-only boolean array of the blob's shape that is False where
+    a weight is pruned; assign an array to set it (the weights under it become +0) or None to drop it.
 
     >>> import numpy as np
     >>> from protocaffe.backends import get_backend

@@ -111,7 +111,7 @@ class Exchange:
 
     @property
     def gpu_mask(self) -> Any:
-        """The mask, 0 or 1 in uint8, as a ``pycuda.gpuarray.GPUArray``, or None; to be read: set it through ``mask``."""
+        """The mask, 0 or 1 in uint8, as a ``pycuda.gpuarray.GPUArray``, or None; set it through ``mask``."""
         return self._device_array("mask")
 
     @property

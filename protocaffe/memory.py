@@ -44,9 +44,9 @@ class Storage:
 
     A kernel run makes every host copy stale (``backend.epoch``), so nothing has to be noted per call.
 
-    While it is *lent* (`lend`) other tools may write to the device's copy at any time: the host's is then stale whenever
-    it is read, and of a dirty one only the elements that Python changed are uploaded, so that neither side's writes
-    undo the other's. (Of an element that both wrote, Python's value stays.)
+    While it is *lent* (`lend`) other tools may write to the device's copy at any time: the host's is then stale
+    whenever it is read, and of a dirty one only the elements that Python changed are uploaded, so that neither side's
+    writes undo the other's. (Of an element that both wrote, Python's value stays.)
     """
 
     __slots__ = ("_before", "_host", "_host_epoch", "_loans", "backend", "device", "dtype", "size", "__weakref__")

@@ -54,7 +54,7 @@ def test_the_cpu_has_no_gpu_arrays(cpu):
     assert not hasattr(blob, "__cuda_array_interface__") and not hasattr(blob.view("diff"), "__cuda_array_interface__")
     assert blob.view("mask") is None and blob.gpu_mask is None
     for name in ("gpu_data", "gpu_diff"):
-        with pytest.raises(BackendError, match="gpu_data, gpu_diff and gpu_mask are for nets on a GPU, .* the cpu"):
+        with pytest.raises(BackendError, match=r"gpu_data, gpu_diff and gpu_mask are for nets on a GPU, .* the cpu"):
             getattr(blob, name)
     with pytest.raises(ParameterError, match='blob "w": a view is of "data", "diff" or "mask", got "hist"'):
         blob.view("hist")
@@ -178,7 +178,8 @@ def test_old_arrays_keep_what_the_blob_has_left(split):
 def test_parameters_lie_in_one_piece_of_memory(split):
     text = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }'
     for name in "ab":
-        text += f'layer {{ name: "{name}" type: "InnerProduct" bottom: "x" top: "{name}" inner_product_param {{ num_output: 2 }} }}'
+        text += f'layer {{ name: "{name}" type: "InnerProduct" bottom: "x" top: "{name}" '
+        text += "inner_product_param { num_output: 2 } }"
     net = protocaffe.Net(prototxt.parse_net(text), protocaffe.TRAIN, backend=split)
     weights = [net.params[name][0] for name in "ab"]
     array = split.device_array(weights[0].view())

@@ -86,7 +86,7 @@ def nvrtc_check(library: ctypes.CDLL, arch: str) -> Check:
         program = ctypes.c_void_p()
         sources, names = (ctypes.c_char_p * 1)(header), (ctypes.c_char_p * 1)(b"portable.h")
         library.nvrtcCreateProgram(ctypes.byref(program), path.read_bytes(), path.name.encode(), 1, sources, names)
-        options = [f"--gpu-architecture={arch}", "--std=c++17", *defines]
+        options = [f"--gpu-architecture={arch}", "--std=c++17", "--device-as-default-execution-space", *defines]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = library.nvrtcCompileProgram(program, len(options), array)
         size = ctypes.c_size_t()

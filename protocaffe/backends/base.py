@@ -115,10 +115,10 @@ class Backend(ABC):
         """Wait until the device has done all it was given."""
 
     # What other tools need, where a device has memory of its own (interop.py)
-    def wait_for_others(self) -> None:
+    def wait_for_others(self) -> None:  # noqa: B027
         """Let what this device is given from now on wait for what other tools have given it so far."""
 
-    def let_others_wait(self) -> None:
+    def let_others_wait(self) -> None:  # noqa: B027
         """Let what other tools give the device from now on wait for what was given so far."""
 
     def device_array(self, view: View) -> Any:

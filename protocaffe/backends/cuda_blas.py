@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import BackendError
 from ..memory import Memory
+from .nvmath_bindings import nvmath_binding
 
 _WORKSPACE = 32 << 20  # what cuBLAS asks for on sm_90
 #: cublasMath_t
@@ -20,7 +21,7 @@ class Blas:
 
     def __init__(self, device: Any, real: np.dtype) -> None:
         try:
-            from nvmath.bindings import cublas
+            cublas: Any = nvmath_binding("cublas")
         except ImportError as error:
             raise BackendError(
                 f'matrix products on the GPU need nvmath-python ({error}): pip install "protocaffe[cuda]"'

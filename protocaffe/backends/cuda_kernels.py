@@ -1,7 +1,7 @@
 """Kernels for the GPU: each is compiled by itself by NVRTC when it is first needed, and cached on disk.
 
-The cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe) is keyed by source, options, architecture and compiler. While a
-net is recorded its kernels compile in other threads; the first launch of each waits for its own.
+The cache (PROTOCAFFE_CACHE, default ~/.cache/protocaffe) is keyed by source, options, architecture and compiler.
+Kernels compile in other threads while their net is recorded; the first launch of each waits for its own.
 """
 
 from __future__ import annotations
@@ -84,10 +84,12 @@ def _compilers() -> ThreadPoolExecutor:
 class Kernel:
     """A kernel with its options, compiled in another thread."""
 
-    def __init__(self, driver: Any, name: str, source: tuple[Path, Path, Sequence[str]], formats: Sequence[str]) -> None:
+    def __init__(
+        self, driver: Any, name: str, path: Path, header: Path, options: Sequence[str], formats: Sequence[str]
+    ) -> None:
         self._driver = driver
         self._name = name
-        self._path, self._header, self._options = source
+        self._path, self._header, self._options = path, header, options
         self._formats = formats
         self._function: Any = None
         self._threads = 0
@@ -124,7 +126,9 @@ class Modules:
         self._device = device
         self._header = header
         self._real = "d" if double else "f"
-        self._options = [f"--gpu-architecture={device.arch}", "--std=c++17"] + ["-DREAL_DOUBLE"] * double
+        # NVRTC 13.0 takes a generic lambda in a kernel for a function of the host unless told otherwise
+        self._options = [f"--gpu-architecture={device.arch}", "--std=c++17", "--device-as-default-execution-space"]
+        self._options += ["-DREAL_DOUBLE"] * double
         self._kernels: dict[tuple[str, tuple[str, ...]], Kernel] = {}
         self._shaped: dict[Path, list[str]] = {}
 
@@ -139,9 +143,10 @@ class Modules:
         more = ("-DINDEX64",) * wide + (self._shapes(path, structs) if shaped else ())
         key = (signature.name, more)
         if key not in self._kernels:
-            source = path, self._header, [*self._options, *more]
             formats = [self._format(p, structs) for p in signature.parameters]
-            self._kernels[key] = Kernel(self._device.driver, signature.name, source, formats)
+            options = [*self._options, *more]
+            driver = self._device.driver
+            self._kernels[key] = Kernel(driver, signature.name, path, self._header, options, formats)
         return self._kernels[key]
 
     def _shapes(self, path: Path, structs: dict[str, tuple[int, ...]]) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
-"""NVRTC, NVIDIA's compiler as a library, called through ctypes: its calls let other threads run, and compile, meanwhile."""
+"""NVRTC, NVIDIA's compiler as a library, through ctypes: meanwhile other threads can run, and compile."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..errors import KernelError
@@ -19,7 +20,10 @@ def _library() -> Any:
             f'kernels for the GPU need the package cuda-bindings ({error}): pip install "protocaffe[cuda]"'
         ) from error
     try:
-        return ctypes.CDLL(load_nvidia_dynamic_lib("nvrtc").abs_path)
+        path = Path(load_nvidia_dynamic_lib("nvrtc").abs_path)
+        for part in path.parent.glob("libnvrtc-builtins.so.*"):  # which NVRTC looks for by name, not beside itself
+            ctypes.CDLL(str(part))
+        return ctypes.CDLL(str(path))
     except (RuntimeError, OSError) as error:
         raise KernelError(
             f'kernels for the GPU need NVRTC, which is not found ({error}): pip install "protocaffe[cuda]"'

@@ -123,8 +123,8 @@ def open_solver(job: Job) -> Solver:
         if not field:
             raise
         raise SolverError(
-            f'"{job.solver}": {field}: "{error.filename}": {error.strerror}; its path is taken from the folder in which '
-            f"protocaffe is started, {Path.cwd()}"
+            f'"{job.solver}": {field}: "{error.filename}": {error.strerror}; its path is taken from the folder in '
+            f"which protocaffe is started, {Path.cwd()}"
         ) from error
     for path in split(job.weights):
         solver.copy_from(path)

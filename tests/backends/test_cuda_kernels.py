@@ -177,4 +177,4 @@ def test_a_damaged_cache_is_made_anew(compiled, tmp_path):
     driver, kernel = modules(tmp_path)
     kernel("one").load()
     assert driver.loaded[-1] == b"cubin 2"
-    assert cubin(tmp_path, "one", "--gpu-architecture=sm_90", "--std=c++17") == b"cubin 2"
+    assert cubin(tmp_path, "one", *compiled[-1][1]) == b"cubin 2"

@@ -100,7 +100,7 @@ def test_an_error_names_the_file_that_is_wanted(tmp_path, monkeypatch, function)
 
 def test_other_errors_keep_their_file(tmp_path):
     with pytest.raises(OSError) as raised, atomic_write(tmp_path / "a") as out:
-        out.write(open(tmp_path / "b", "rb").read())
+        out.write((tmp_path / "b").read_bytes())
     assert raised.value.filename == str(tmp_path / "b")
 
 
