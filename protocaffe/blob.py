@@ -194,9 +194,6 @@ class Blob(Exchange):
         view.flags.writeable = False
         return view
 
-    def _mask_mem(self) -> Memory | None:
-        return None if self.values.mask.storage is None else self._memory(self.values.mask)
-
     @mask.setter
     def mask(self, keep: Any) -> None:
         values = self.values
@@ -213,6 +210,9 @@ class Blob(Exchange):
         memory = values.mask.memory(self._shape, self.count)
         memory.array[...] = keep != 0
         self.apply_mask()
+
+    def _mask_mem(self) -> Memory | None:
+        return None if self.values.mask.storage is None else self._memory(self.values.mask)
 
     def apply_mask(self) -> None:
         """Make every pruned weight +0, also one that was NaN or infinite."""

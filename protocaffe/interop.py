@@ -62,7 +62,7 @@ class View:
     ) -> Any:
         """A DLPack capsule. What the consumer does on ``stream`` (None: the default stream) sees the values."""
         if self.backend.unified:
-            given = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+            given: dict[str, Any] = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
             return self.memory.array.__dlpack__(**{name: value for name, value in given.items() if value is not None})
         if copy or (dl_device is not None and tuple(dl_device) != self.backend.dlpack_device):
             raise BufferError(f"a blob is handed out where it is, device {self.backend.dlpack_device}, without a copy")
