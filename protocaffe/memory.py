@@ -85,16 +85,15 @@ class Storage:
                 self._before[...] = self._host
         return self._host
 
-    def fresh(self) -> np.ndarray:
-        """A host copy that is about to be written to in whole, so that nothing need be brought from the device."""
+    def assign(self, values: Any, shape: tuple[int, ...]) -> None:
+        """Set all elements; nothing need be brought from the device for it."""
+        if self._host is None:
+            self._host, self._host_epoch = np.empty(self.size, self.dtype), -1
+        self._host.reshape(shape)[...] = values  # values that do not fit leave the device's as they are
         if not self.backend.unified:
-            if self._host is None:
-                self._host = np.empty(self.size, self.dtype)
             self._host_epoch = self.backend.epoch
             self._before = None
             self.backend.dirty.add(self)
-            return self._host
-        return self.host()
 
     def push(self) -> None:
         """Bring to the device what Python wrote."""
@@ -161,8 +160,10 @@ class Memory:
 
     def assign(self, values: Any) -> None:
         """Set all elements."""
-        whole = self.offset == 0 and self.count == self.storage.size
-        (self.storage.fresh().reshape(self.shape) if whole else self.array)[...] = values
+        if self.offset == 0 and self.count == self.storage.size:
+            self.storage.assign(values, self.shape)
+        else:
+            self.array[...] = values
 
     def at(self, offset: int, *shape: int) -> Memory:
         """A piece of this one that starts ``offset`` elements into it."""

@@ -60,16 +60,16 @@ class SharedGpu(Backend):
         """A GPUArray whose base is ``view``."""
         from pycuda.gpuarray import GPUArray
 
-        view.lend()
-        return GPUArray(view.shape, view.dtype, gpudata=address(view.memory), base=view)
+        at = _lent(view)
+        return GPUArray(view.shape, view.dtype, gpudata=at, base=view)
 
     def cuda_array_interface(self, view: View) -> dict[str, Any]:
         """Version 3; no strides: the array is contiguous."""
-        view.lend()
+        at = _lent(view)
         return {
             "shape": view.shape,
             "typestr": view.dtype.str,
-            "data": (address(view.memory) if view.memory.count else 0, False),
+            "data": (at if view.memory.count else 0, False),
             "strides": None,
             "version": 3,
             "stream": self.device.stream.handle,
@@ -79,7 +79,14 @@ class SharedGpu(Backend):
         """A capsule; -1 for a consumer that wants no order."""
         if stream == 0:
             raise BufferError("DLPack: 0 names no stream; 1 is the default stream, 2 that of each thread")
-        view.lend()
+        at = _lent(view)
         if stream is not None and stream not in (_DEFAULT_STREAM, -1):
             self.let_others_wait(stream)
-        return capsule(view, address(view.memory), view.shape, view.dtype, self.dlpack_device)
+        return capsule(view, at, view.shape, view.dtype, self.dlpack_device)
+
+
+def _lent(view: View) -> int:
+    """The address, asked for first: what it takes to have it shall be among what others wait for."""
+    at = address(view.memory)
+    view.lend()
+    return at
