@@ -80,7 +80,7 @@ def our_step(name: str, case: Case | None = None) -> Any:
     )
     del net.layer[:]
     net.layer.extend([*inputs.layer, *kept])
-    for field in ("net", "test_iter", "test_interval", "display", "snapshot"):
+    for field in ("net", "test_iter", "test_interval", "display", "snapshot", "iter_size"):
         solver_param.ClearField(field)
     solver_param.net_param.CopyFrom(net)
     solver = protocaffe.get_solver(solver_param)

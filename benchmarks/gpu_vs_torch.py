@@ -1,11 +1,14 @@
 """Training steps on a GPU beside PyTorch: forward, backward and update of nets of models/, in one run on one GPU.
 
-Ours is ``solver.step(1)``, loss read back included. PyTorch runs eagerly and as one CUDA graph per step, which is the
-best it does for nets as small as these; neither reads its loss back. All run the same net and rule on one fixed batch,
-each in child processes of its own, in turns; what counts is the ratio of the medians. fp32 multiplies in float, tf32 on
-tensor cores with factors rounded to 10 bits; PyTorch's bf16 is autocast with channels last.
+Ours is ``solver.step(1)``, loss read back included. PyTorch runs eagerly, as one CUDA graph per step, which is the
+best it does for nets as small as LeNet, and, with ``--compile``, compiled (mode "reduce-overhead", which makes graphs
+of its own; the first step takes a minute or more). It does not read its loss back. All run the same net and rule on one
+fixed batch, each in child processes of its own, in turns; what counts is the ratio of the medians. fp32 multiplies in
+float, tf32 on tensor cores with factors rounded to 10 bits; PyTorch's bf16 is autocast with channels last. Memory is
+what the GPU's driver says is in use at the end, the context and what an allocator keeps included.
 
-    python benchmarks/gpu_vs_torch.py [--nets mnist_cnn ...] [--rounds 3] [--json FILE]
+    python benchmarks/gpu_vs_torch.py [--nets mnist_cnn ...] [--sides "ours tf32" ...] [--compile] [--rounds 3]
+                                      [--json FILE]
 """
 
 from __future__ import annotations
@@ -29,24 +32,31 @@ NETS = {
     "mnist_cnn": cpu_steps.Case((128, 1, 28, 28)),
     "lenet": cpu_steps.Case((64, 1, 28, 28)),
     "resnet18_fashion_mnist": cpu_steps.Case((256, 1, 96, 96)),
+    "alexnet": cpu_steps.Case((256, 3, 227, 227), 1000),
+    "resnet50": cpu_steps.Case((256, 3, 224, 224), 1000),
 }
 SIDES = ("ours fp32", "ours tf32", "eager fp32", "eager tf32", "graph fp32", "graph tf32", "graph bf16")
-STEPS, SAMPLES, WARMUP = 20, 15, 10
+COMPILED = ("compile tf32", "compile bf16")
+#: steps before any is timed, samples, and how long a sample should take in seconds
+WARMUP, SAMPLES, SAMPLE = 4, 15, 0.02
 
 
-def our_step(name: str, mode: str) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Our step, and what waits for the GPU."""
+Step = tuple[Callable[[], object], Callable[[], object], Callable[[], tuple[int, int]]]
+
+
+def our_step(name: str, mode: str) -> Step:
+    """Our step, what waits for the GPU, and what tells free and total memory."""
     import protocaffe
     from protocaffe.backends import get_backend
 
     protocaffe.set_mode_gpu()
     cuda: Any = get_backend("cuda")
     cuda.math = mode
-    return cpu_steps.our_step(name, NETS[name]), cuda.synchronize
+    return cpu_steps.our_step(name, NETS[name]), cuda.synchronize, cuda.device.driver.mem_get_info
 
 
-def their_step(name: str, kind: str, mode: str) -> tuple[Callable[[], object], Callable[[], object]]:
-    """PyTorch's step, and what waits for the GPU."""
+def their_step(name: str, kind: str, mode: str) -> Step:
+    """The same of PyTorch."""
     import torch
     import torch.nn.functional as F
     import torch_nets
@@ -62,17 +72,24 @@ def their_step(name: str, kind: str, mode: str) -> tuple[Callable[[], object], C
     optimizer = torch_nets.rule(name, model.parameters())
     for group in optimizer.param_groups:
         if "capturable" in group:
-            group["capturable"] = kind == "graph"
+            group["capturable"] = kind != "eager"
+    run = torch.compile(model, mode="reduce-overhead") if kind == "compile" else model
+    update = optimizer.step
+    if kind == "compile" and "capturable" in optimizer.param_groups[0]:
+        update = torch.compile(update)
 
     def step() -> None:
+        if kind == "compile":
+            torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=half, cache_enabled=False):
-            loss = F.cross_entropy(model(x), y)
+            loss = F.cross_entropy(run(x), y)
         loss.backward()
-        optimizer.step()
+        update()
 
-    if kind == "eager":
-        return step, torch.cuda.synchronize
+    wait, memory = torch.cuda.synchronize, torch.cuda.mem_get_info
+    if kind != "graph":
+        return step, wait, memory
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -82,28 +99,31 @@ def their_step(name: str, kind: str, mode: str) -> tuple[Callable[[], object], C
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay, torch.cuda.synchronize
+    return graph.replay, wait, memory
 
 
 def measure(name: str, side: str) -> dict[str, Any]:
-    """Median microseconds of a step."""
+    """Median microseconds of a step, and the memory in use."""
     kind, mode = side.split()
     start = time.perf_counter()
-    step, wait = our_step(name, mode) if kind == "ours" else their_step(name, kind, mode)
+    step, wait, memory = our_step(name, mode) if kind == "ours" else their_step(name, kind, mode)
     step()
     wait()
     first = time.perf_counter() - start
-    for _ in range(WARMUP):
-        step()
-    wait()
+    steps = WARMUP
     us = []
-    for _ in range(SAMPLES):
+    for sample in range(SAMPLES + 2):
         start = time.perf_counter()
-        for _ in range(STEPS):
+        for _ in range(steps):
             step()
         wait()
-        us.append(1e6 * (time.perf_counter() - start) / STEPS)
-    return {"us": statistics.median(us), "first_step_s": first}
+        took = (time.perf_counter() - start) / steps
+        if sample < 2:
+            steps = max(1, round(SAMPLE / took))
+        else:
+            us.append(1e6 * took)
+    free, total = memory()
+    return {"us": statistics.median(us), "first_step_s": first, "memory_mib": (total - free) >> 20}
 
 
 def child(name: str, side: str) -> dict[str, Any]:
@@ -134,6 +154,8 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--nets", nargs="+", choices=NETS, default=["mnist_cnn"])
+    parser.add_argument("--sides", nargs="+", choices=(*SIDES, *COMPILED), default=SIDES)
+    parser.add_argument("--compile", action="store_true", help="PyTorch's compiler, too: a minute or more per side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=2, metavar=("SIDE", "NET"))
@@ -142,10 +164,11 @@ def main() -> None:
         print(json.dumps(measure(args.child[1], args.child[0])))
         return
     rows = []
+    chosen = [*args.sides, *(side for side in COMPILED if args.compile and side not in args.sides)]
     for name in args.nets:
-        got: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+        got: dict[str, list[dict[str, Any]]] = {side: [] for side in chosen}
         for _ in range(args.rounds):
-            for side in SIDES:
+            for side in chosen:
                 got[side].append(child(name, side))
         batch = NETS[name].shape[0]
         sides = {
@@ -153,18 +176,21 @@ def main() -> None:
                 "us": round(us := statistics.median(one["us"] for one in runs), 1),
                 "images_per_s": round(batch * 1e6 / us),
                 "first_step_s": round(min(one["first_step_s"] for one in runs), 2),
+                "memory_mib": max(one["memory_mib"] for one in runs),
             }
             for side, runs in got.items()
         }
         rows.append({"net": name, "batch": batch, "sides": sides})
         print(f"{name}, batch {batch}")
         for side, figures in sides.items():
-            print(f"  {side:12}{figures['us']:10.1f} us {figures['images_per_s']:10} images/s")
+            line = f"  {side:12}{figures['us']:10.1f} us {figures['images_per_s']:10} images/s"
+            print(f"{line} {figures['memory_mib']:8} MiB", flush=True)
         for mode in ("fp32", "tf32"):
-            ratio = sides[f"graph {mode}"]["us"] / sides[f"ours {mode}"]["us"]
-            print(f"  ours against PyTorch's graph, {mode}: {ratio:.2f}x")
-    if args.json:
-        args.json.write_text(json.dumps({**versions(), "rows": rows}, indent=1) + "\n")
+            if {f"graph {mode}", f"ours {mode}"} <= set(sides):
+                ratio = sides[f"graph {mode}"]["us"] / sides[f"ours {mode}"]["us"]
+                print(f"  ours against PyTorch's graph, {mode}: {ratio:.2f}x")
+        if args.json:
+            args.json.write_text(json.dumps({**versions(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,20 +5,38 @@
 
 DEVICE index_t chunk_start(index_t k, long chunks, long images) { return k * images / chunks; }
 
-// For each (channel, chunk): partial = (mean, sum of (x - mean)^2) over the chunk, whose second reading hits the cache
+// (mean, sum of (x - mean)^2) over channel c of images first to last. On the CPU the second reading hits the cache. On the
+// GPU one pass: each lane sums distances from the first value it meets, which loses no digits whatever the mean is; what
+// lanes found is put together exactly.
+DEVICE reals<2> chunk_moments(index_t first, index_t last, long channels, index_t c, long inner, const store* x) {
+  const real count = real((last - first) * inner), by = count > 0 ? real(1) / count : real(0);
+#if ON_GPU
+  real shift = 0, met = 0;
+  const auto distances = [&](real v) {
+    shift = met == 0 ? v : shift;
+    met += real(1);
+    const real d = v - shift;
+    return reals<2>{{d, d * d}};
+  };
+  const reals<2> s = lane_sums<2>(first, last, channels, c, inner, distances, x);
+  const auto add = [](real a, real b) { return a + b; };
+  const real mean = block_reduce(s.v[0] + met * shift, add) * by;
+  const real own = met > 0 ? s.v[0] / met : real(0), off = shift + own - mean;
+  return {{mean, block_reduce(s.v[1] - s.v[0] * own + met * off * off, add)}};
+#else
+  const real mean = channel_sums<1>(first, last, channels, c, inner, [](real v) { return v; }, x).v[0] * by;
+  const auto square = [=](real v) { return (v - mean) * (v - mean); };
+  return {{mean, channel_sums<1>(first, last, channels, c, inner, square, x).v[0]}};
+#endif
+}
+
+// For each (channel, chunk): partial = its moments
 KERNEL channel_moments(long rows, long chunks, long images, long channels, long inner, const store* x, real* partial) {
   FOR_EACH_ROW(r, rows, images * inner / chunks) {
     const index_t c = r / chunks, k = r - c * chunks;
-    const index_t first = chunk_start(k, chunks, images), last = chunk_start(k + 1, chunks, images);
-    const real count = real((last - first) * inner);
-    const real sum = rows_sum(first, last, inner, [=](index_t n, index_t i) { return real(x[(n * channels + c) * inner + i]); });
-    const real mean = count > 0 ? sum / count : real(0);
-    const real squares = rows_sum(first, last, inner, [=](index_t n, index_t i) {
-      const real d = real(x[(n * channels + c) * inner + i]) - mean;
-      return d * d;
-    });
-    ROW_LEADER partial[2 * r] = mean;
-    ROW_LEADER partial[2 * r + 1] = squares;
+    const reals<2> m = chunk_moments(chunk_start(k, chunks, images), chunk_start(k + 1, chunks, images), channels, c, inner, x);
+    ROW_LEADER partial[2 * r] = m.v[0];
+    ROW_LEADER partial[2 * r + 1] = m.v[1];
   }
 }
 
@@ -62,17 +80,11 @@ KERNEL channel_gradient_sums(long rows, long chunks, long images, long channels,
   FOR_EACH_ROW(r, rows, images * inner / chunks) {
     const index_t c = r / chunks, k = r - c * chunks;
     const real mean = normalise ? factors[2 * c] : real(0), by = normalise ? factors[2 * c + 1] : real(1);
-    real sum, product;
-    rows_sums(
-      chunk_start(k, chunks, images), chunk_start(k + 1, chunks, images), inner,
-      [=](index_t n, index_t i) { return real(dy[(n * channels + c) * inner + i]); },
-      [=](index_t n, index_t i) {
-        const index_t at = (n * channels + c) * inner + i;
-        return real(dy[at]) * ((real(x[at]) - mean) * by);
-      },
-      sum, product);
-    ROW_LEADER partial[2 * r] = sum;
-    ROW_LEADER partial[2 * r + 1] = product;
+    const auto f = [=](real v, real g) { return reals<2>{{g, g * ((v - mean) * by)}}; };
+    const index_t first = chunk_start(k, chunks, images), last = chunk_start(k + 1, chunks, images);
+    const reals<2> s = channel_sums<2>(first, last, channels, c, inner, f, x, dy);
+    ROW_LEADER partial[2 * r] = s.v[0];
+    ROW_LEADER partial[2 * r + 1] = s.v[1];
   }
 }
 
@@ -89,6 +101,23 @@ KERNEL channel_gradient_means(long channels, long chunks, real count, const real
   }
 }
 
+// The same, with what learnt gains and shifts of the channels get: dg += sum dy z, db += sum dy; each if it is there
+KERNEL channel_gradients(long channels, long chunks, real count, const real* partial, real* sums, store* dg, store* db) {
+  FOR_EACH(c, channels) {
+    real sum = 0, product = 0;
+    for (index_t k = 0; k < chunks; ++k) {
+      sum += partial[2 * (c * chunks + k)];
+      product += partial[2 * (c * chunks + k) + 1];
+    }
+    if (sums) {
+      sums[2 * c] = sum / count;
+      sums[2 * c + 1] = product / count;
+    }
+    if (dg) dg[c] = real(dg[c]) + product;
+    if (db) db[c] = real(db[c]) + sum;
+  }
+}
+
 // out[c] += (or =) the chunks' sum number `which` (0: dy, 1: dy z)
 KERNEL channel_gradient_add(long channels, long chunks, int which, int add, const real* partial, store* out) {
   FOR_EACH(c, channels) {
@@ -100,40 +129,52 @@ KERNEL channel_gradient_add(long channels, long chunks, int which, int add, cons
 
 // y = (x - mean) / deviation
 KERNEL batch_norm_forward(long rows, long inner, long channels, const store* x, const real* factors, store* y) {
-  FOR_EACH_ROW(r, rows, inner) {
-    const real mean = factors[2 * (r % channels)], by = factors[2 * (r % channels) + 1];
-    FOR_EACH_LANE(i, inner) y[r * inner + i] = (real(x[r * inner + i]) - mean) * by;
-  }
+  const index_t count = channels;
+  const auto of_row = [=](index_t r) {
+    const real mean = factors[2 * (r % count)], by = factors[2 * (r % count) + 1];
+    return [=](real v) { return (v - mean) * by; };
+  };
+  rows_each(rows, inner, out(y), of_row, x);
 }
 
 // dx = (dy - mean(dy) - z mean(dy z)) / deviation; z is stored, or made from x again; without sums dx = dy / deviation
 KERNEL batch_norm_backward(long rows, long inner, long channels, const store* x, int stored, const real* factors,
                            const real* sums, int from_batch, const store* dy, store* dx) {
-  FOR_EACH_ROW(r, rows, inner) {
-    const index_t c = r % channels;
-    const real by = factors[2 * c + 1];
-    const real mean = stored ? real(0) : factors[2 * c], scale = stored ? real(1) : by;
-    const real a = from_batch ? sums[2 * c] : real(0), b = from_batch ? sums[2 * c + 1] : real(0);
-    FOR_EACH_LANE(i, inner) {
-      const real z = from_batch ? (real(x[r * inner + i]) - mean) * scale : real(0);
-      dx[r * inner + i] = (real(dy[r * inner + i]) - a - z * b) * by;
-    }
+  const index_t count = channels;
+  if (!from_batch) {
+    const auto of_row = [=](index_t r) {
+      const real by = factors[2 * (r % count) + 1];
+      return [=](real g) { return g * by; };
+    };
+    rows_each(rows, inner, out(dx), of_row, dy);
+    return;
   }
+  const auto of_row = [=](index_t r) {
+    const index_t c = r % count;
+    const real by = factors[2 * c + 1], a = sums[2 * c], b = sums[2 * c + 1];
+    const real mean = stored ? real(0) : factors[2 * c], scale = stored ? real(1) : by;
+    return [=](real v, real g) { return (g - a - (v - mean) * scale * b) * by; };
+  };
+  rows_each(rows, inner, out(dx), of_row, x, dy);
 }
 
 // y = x g[c] + b[c]; without b: y = x g[c]
 KERNEL scale_forward(long rows, long inner, long channels, const store* x, const store* g, const store* b, int shift,
                      store* y) {
-  FOR_EACH_ROW(r, rows, inner) {
-    const real by = g[r % channels], plus = shift ? real(b[r % channels]) : real(0);
-    FOR_EACH_LANE(i, inner) y[r * inner + i] = real(x[r * inner + i]) * by + plus;
-  }
+  const index_t count = channels;
+  const auto of_row = [=](index_t r) {
+    const real by = g[r % count], plus = shift ? real(b[r % count]) : real(0);
+    return [=](real v) { return v * by + plus; };
+  };
+  rows_each(rows, inner, out(y), of_row, x);
 }
 
 // y = x + b[c]
 KERNEL shift_forward(long rows, long inner, long channels, const store* x, const store* b, store* y) {
-  FOR_EACH_ROW(r, rows, inner) {
-    const real plus = b[r % channels];
-    FOR_EACH_LANE(i, inner) y[r * inner + i] = real(x[r * inner + i]) + plus;
-  }
+  const index_t count = channels;
+  const auto of_row = [=](index_t r) {
+    const real plus = b[r % count];
+    return [=](real v) { return v + plus; };
+  };
+  rows_each(rows, inner, out(y), of_row, x);
 }

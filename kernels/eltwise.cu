@@ -3,12 +3,12 @@
 
 // y = a x0 + b x1
 KERNEL eltwise_sum(long n, const store* x0, const store* x1, real a, real b, store* y) {
-  FOR_EACH(i, n) y[i] = a * real(x0[i]) + b * real(x1[i]);
+  each(n, out(y), [=](real u, real v) { return a * u + b * v; }, x0, x1);
 }
 
 // y = x0 x1
 KERNEL eltwise_prod(long n, const store* x0, const store* x1, store* y) {
-  FOR_EACH(i, n) y[i] = real(x0[i]) * real(x1[i]);
+  each(n, out(y), [](real u, real v) { return u * v; }, x0, x1);
 }
 
 // dx = dy y / x

@@ -41,10 +41,33 @@ KERNEL col2im(long n, window2d shape, const store* columns, store* x) {
   }
 }
 
+struct alignas(4 * sizeof(store)) store_quad {
+  store v[4];
+};
+
 // The same for n images beside each other: a matrix [channels * kernel, n * pixels out]
 KERNEL im2col_wide(long n, window2d shape, const store* x, store* columns) {
   SHAPE(window2d, s, shape);
   const index_t images = n, taps = s.kh * s.kw;
+#if ON_GPU
+  if (s.ow % 4 == 0) {  // four values at a time: half the time
+    FOR_EACH_2D(r, images * s.channels * taps * s.oh, q, s.ow / 4) {
+      const int oy = int(r % s.oh);
+      const index_t row = r / s.oh / images, image = r / s.oh - row * images;
+      const int k = int(row % taps);
+      const index_t plane = image * s.channels + row / taps;
+      const int iy = oy * s.sh - s.ph + (k / s.kw) * s.dh, ix = 4 * int(q) * s.sw - s.pw + (k % s.kw) * s.dw;
+      const store* from = x + (plane * s.h + iy) * s.w;
+      store_quad out;
+      for (int j = 0; j < 4; ++j) {
+        const int at = ix + j * s.sw;
+        out.v[j] = iy >= 0 && iy < s.h && at >= 0 && at < s.w ? real(from[at]) : real(0);
+      }
+      *(store_quad*)(columns + r * s.ow + 4 * q) = out;
+    }
+    return;
+  }
+#endif
   FOR_EACH_2D(r, images * s.channels * taps * s.oh, ox, s.ow) {
     const int oy = int(r % s.oh);
     const index_t row = r / s.oh / images, image = r / s.oh - row * images;

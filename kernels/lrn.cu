@@ -1,14 +1,24 @@
 // Local response normalisation: y = x s^-beta, s = k + a (sum of x^2 over a window), across channels or inside a plane.
 #include "portable.h"
 
+#if ON_GPU
+DEVICE float inverse_root(float s) { return rsqrtf(s); }
+DEVICE double inverse_root(double s) { return rsqrt(s); }
+#endif
+
 // Calls loop(power), power(s) = s^-beta; 3/4, which nearly every net has, from two square roots. The choice is made out
 // here since a branch inside of a loop would keep it from being vectorised.
 template <class Loop>
 DEVICE void with_power(real beta, int three_quarters, Loop loop) {
   if (three_quarters)
     loop([](real s) {
+#if ON_GPU
+      const real r = inverse_root(s);
+      return r * r * inverse_root(r);
+#else
       const real root = sqrt_of(s);
       return real(1) / (root * sqrt_of(root));
+#endif
     });
   else
     loop([=](real s) { return exp_of(-beta * log_of(s)); });
@@ -20,10 +30,84 @@ DEVICE void with_power(real beta, int three_quarters, Loop loop) {
   const index_t left = tile * width, count = inner - left < width ? inner - left : width;         \
   const index_t at = image * channels * inner + left;
 
+#if ON_GPU
+#define AHEAD 4  // channels whose values are on their way while others are worked on
+
+// A pixel's channels, `step` apart, on the GPU: the window moves through registers, and backward makes s and y again from
+// x, so that forward is two passes over memory and backward three.
+template <int H, class Power>
+DEVICE void across_forward(index_t channels, index_t step, real k, real a, Power power, const store* x, store* y) {
+  real v[2 * H + 1] = {}, next[AHEAD];
+#pragma unroll
+  for (int i = 0; i < H; ++i) v[H + 1 + i] = i < channels ? real(x[i * step]) : real(0);
+  for (index_t from = 0; from < channels; from += AHEAD) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) next[i] = from + i + H < channels ? real(x[(from + i + H) * step]) : real(0);
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+      real sum = 0;
+#pragma unroll
+      for (int d = 0; d < 2 * H; ++d) sum += (v[d] = v[d + 1]) * v[d];
+      v[2 * H] = next[i];
+      sum += next[i] * next[i];
+      if (from + i < channels) y[(from + i) * step] = v[H] * power(k + a * sum);
+    }
+  }
+}
+
+// At each turn channel c + 2 H arrives, s is complete for c + H and dx for c.
+template <int H, class Power>
+DEVICE void across_backward(index_t channels, index_t step, real k, real a, real by, Power power, const store* x,
+                            const store* dy, store* dx) {
+  real v[4 * H + 1] = {}, ratio[2 * H + 1] = {}, direct[H + 1] = {}, next[AHEAD], grad[AHEAD];
+#pragma unroll
+  for (int i = 0; i < H; ++i) v[3 * H + 1 + i] = i < channels ? real(x[i * step]) : real(0);
+  for (index_t from = -H; from < channels; from += AHEAD) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+      const index_t c = from + i + H;
+      next[i] = c + H < channels ? real(x[(c + H) * step]) : real(0);
+      grad[i] = c < channels ? real(dy[c * step]) : real(0);
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+#pragma unroll
+      for (int d = 0; d < 4 * H; ++d) v[d] = v[d + 1];
+      v[4 * H] = next[i];
+      real s = 0, sum = 0;
+#pragma unroll
+      for (int d = 2 * H; d <= 4 * H; ++d) s += v[d] * v[d];
+      s = k + a * s;
+      const real p = power(s);
+#pragma unroll
+      for (int d = 0; d < H; ++d) direct[d] = direct[d + 1];
+      direct[H] = from + i + H < channels ? grad[i] * p : real(0);
+#pragma unroll
+      for (int d = 0; d < 2 * H; ++d) sum += ratio[d] = ratio[d + 1];
+      ratio[2 * H] = from + i + H < channels ? direct[H] * v[3 * H] / s : real(0);
+      sum += ratio[2 * H];
+      const index_t c = from + i;
+      if (c >= 0 && c < channels) dx[c * step] = direct[0] - by * v[2 * H] * sum;
+    }
+  }
+}
+#endif
+
 KERNEL lrn_across_forward(long rows, long channels, long inner, long width, int half, real k, real a, real beta,
                           int three_quarters, const store* x, store* scale, store* y) {
   FOR_EACH_ROW(r, rows, channels * width) {
     LRN_TILE(r)
+#if ON_GPU
+    if (half == 1 || half == 2) {
+      with_power(beta, three_quarters, [=](auto power) {
+        FOR_EACH_LANE(j, count) {
+          if (half == 1) across_forward<1>(channels, inner, k, a, power, x + at + j, y + at + j);
+          else across_forward<2>(channels, inner, k, a, power, x + at + j, y + at + j);
+        }
+      });
+      continue;
+    }
+#endif
     for (index_t c = 0; c < channels; ++c) {
       const index_t first = c < half ? 0 : c - half, last = c + half < channels ? c + half : channels - 1;
       FOR_EACH_LANE(j, count) scale[at + c * inner + j] = real(x[at + first * inner + j]) * real(x[at + first * inner + j]);
@@ -46,11 +130,24 @@ KERNEL lrn_across_forward(long rows, long channels, long inner, long width, int 
 }
 
 // dx_i = dy_i s_i^-beta - 2 a beta x_i (sum over the window of dy y / s); ratio: room for dy y / s
-KERNEL lrn_across_backward(long rows, long channels, long inner, long width, int half, real a, real beta,
+KERNEL lrn_across_backward(long rows, long channels, long inner, long width, int half, real k, real a, real beta,
                            int three_quarters, const store* x, const store* scale, const store* y, const store* dy,
                            store* ratio, store* dx) {
   FOR_EACH_ROW(r, rows, channels * width) {
     LRN_TILE(r)
+#if ON_GPU
+    if (half == 1 || half == 2) {
+      with_power(beta, three_quarters, [=](auto power) {
+        FOR_EACH_LANE(j, count) {
+          const index_t i = at + j;
+          const real by = real(2) * a * beta;
+          if (half == 1) across_backward<1>(channels, inner, k, a, by, power, x + i, dy + i, dx + i);
+          else across_backward<2>(channels, inner, k, a, by, power, x + i, dy + i, dx + i);
+        }
+      });
+      continue;
+    }
+#endif
     for (index_t c = 0; c < channels; ++c) {
       FOR_EACH_LANE(j, count) {
         const index_t i = at + c * inner + j;

@@ -11,14 +11,6 @@ DEVICE int end_window(int at, int stride, int windows) { return at / stride + 1 
 
 #define STRIP 2048
 
-DEVICE bool beats(real v, real top) { return v > top || v != v; }
-
-DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
-  const bool second = beats(b, a) || (b == a && ib < ia);
-  top = second ? b : a;
-  at = second ? ib : ia;
-}
-
 #if !ON_GPU
 #define NO_PLACE 0x7fffffff
 #define WHOLE(n) (((n) + 7) / 8 * 8)  // loops over whole vectors, where what lies behind the end may be touched

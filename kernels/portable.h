@@ -63,10 +63,32 @@ typedef real store;
 // FOR_EACH(i, n)                      n independent elements
 // FOR_EACH_2D(r, rows, c, cols)       rows x cols independent elements, no division on the CPU
 // FOR_EACH_ROW(r, rows, work)         a block (GPU) or an iteration (CPU) for each row; inside it
+//   FOR_EACH_OF_LANE(j, n)            the same where elements add to what is the lane's own
 //   FOR_EACH_LANE(j, n)               the row's elements, and row_sum / row_max over them (every lane gets the result)
 //   rows_sum(first, last, n, f)     the sum of f(r, j) over first <= r < last and j < n
-//   rows_sums(first, last, n, f, g, a, b)   the sums of f and of g in one pass
+//   channel_sums(first, last, channels, c, n, f, x...)   the sums of what f(x...) returns over channel c of some images
+// each(n, out(y), f, x...)            y = f(x...), element by element: on the GPU 16 bytes at a time
+// rows_each(rows, n, out(y), make, x...)   the same, in row r with the function make(r)
+//   With out(y, z) (or three) f returns reals<2>{{...}}. Outputs may be inputs. A null pointer is no array.
 // SHAPE(type, s, argument)            s is the argument, or on the GPU a compile-time constant if one was given
+template <int K>
+struct reals {
+  real v[K];
+};
+template <int K, class T>
+struct outputs {
+  T* to[K];
+};
+template <class T>
+DEVICE outputs<1, T> out(T* a) { return {{a}}; }
+template <class T>
+DEVICE outputs<2, T> out(T* a, T* b) { return {{a, b}}; }
+template <class T>
+DEVICE outputs<3, T> out(T* a, T* b, T* c) { return {{a, b, c}}; }
+DEVICE reals<1> as_reals(real v) { return {{v}}; }
+template <int K>
+DEVICE reals<K> as_reals(reals<K> v) { return v; }
+
 #if ON_GPU
 #ifdef INDEX64
 typedef long index_t;
@@ -82,6 +104,8 @@ typedef int index_t;
     if (index_t r = i_##r / (index_t)(cols), c = i_##r - r * (index_t)(cols); true)
 #define FOR_EACH_ROW(r, rows, work) for (index_t r = blockIdx.x; r < (index_t)(rows); r += gridDim.x)
 #define FOR_EACH_LANE(j, n) for (index_t j = threadIdx.x; j < (index_t)(n); j += blockDim.x)
+#define FOR_EACH_OF_LANE(j, n) FOR_EACH_LANE(j, n)
+#define UNROLL _Pragma("unroll")
 #define ROW_LEADER if (threadIdx.x == 0)
 #define ROW_SYNC __syncthreads()
 
@@ -112,17 +136,112 @@ DEVICE real rows_sum(index_t first, index_t last, long n, F f) {
   }
   return block_reduce(s, [](real a, real b) { return a + b; });
 }
-template <class F, class G>
-DEVICE void rows_sums(index_t first, index_t last, long n, F f, G g, real& a, real& b) {
-  const index_t width = (index_t)n;
-  real s = 0, t = 0;
-  FOR_EACH_LANE(j, (last - first) * width) {
-    const index_t r = j / width, i = j - r * width;
-    s += f(first + r, i);
-    t += g(first + r, i);
+
+// Four values that are read and written as one.
+template <class T>
+struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) pack {
+  T v[4];
+};
+template <class T>
+DEVICE pack<T> load4(const T* x, index_t i) { return ((const pack<T>*)x)[i]; }
+template <class... T>
+DEVICE bool packable(const T*... x) { return ((u64(0) | ... | (u64)x) & 15) == 0; }
+template <int K, class T>
+DEVICE bool packable(outputs<K, T> y) {
+  u64 all = 0;
+  for (int k = 0; k < K; ++k) all |= (u64)y.to[k];
+  return (all & 15) == 0;
+}
+template <int K, class T, class... In>
+DEVICE bool packable(outputs<K, T> y, const In*... x) { return packable(y) && packable(x...); }
+
+template <int K, class T>
+DEVICE void put(outputs<K, T> y, index_t i, reals<K> v) {
+  for (int k = 0; k < K; ++k) y.to[k][i] = v.v[k];
+}
+// f(k) gives the values of element 4 i + k
+template <int K, class T, class F>
+DEVICE void put4(outputs<K, T> y, index_t i, F f) {
+  pack<T> all[K];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const reals<K> v = f(e);
+#pragma unroll
+    for (int k = 0; k < K; ++k) all[k].v[e] = v.v[k];
   }
-  a = block_reduce(s, [](real a, real b) { return a + b; });
-  b = block_reduce(t, [](real a, real b) { return a + b; });
+#pragma unroll
+  for (int k = 0; k < K; ++k) ((pack<T>*)y.to[k])[i] = all[k];
+}
+template <int K, class T, class F, class... P>
+DEVICE void apply4(outputs<K, T> y, index_t i, F f, const P&... x) {
+  put4(y, i, [&](int e) { return as_reals(f(real(x.v[e])...)); });
+}
+
+template <int K, class T, class F, class... In>
+DEVICE void each(long n, outputs<K, T> y, F f, const In*... x) {
+  const index_t count = n, packs = packable(y, x...) ? count / 4 : 0;
+  const index_t first = blockIdx.x * (index_t)blockDim.x + threadIdx.x, step = (index_t)blockDim.x * gridDim.x;
+  for (index_t i = first; i < packs; i += step) apply4(y, i, f, load4(x, i)...);
+  for (index_t i = 4 * packs + first; i < count; i += step) put(y, i, as_reals(f(real(x[i])...)));
+}
+
+// Four elements that may lie in two rows or more
+template <int K, class T, class Make, class... P>
+DEVICE void apply_across(outputs<K, T> y, index_t i, index_t n, Make make, const P&... x) {
+  index_t r = 4 * i / n, j = 4 * i - r * n;
+  put4(y, i, [&](int e) {
+    if (e > 0 && ++j == n) j = 0, ++r;
+    return as_reals(make(r)(real(x.v[e])...));
+  });
+}
+template <int K, class T, class Make, class... In>
+DEVICE void rows_each(long rows, long n, outputs<K, T> y, Make make, const In*... x) {
+  const index_t width = n, quarter = width / 4, count = (index_t)rows * width, packs = packable(y, x...) ? count / 4 : 0;
+  const index_t first = blockIdx.x * (index_t)blockDim.x + threadIdx.x, step = (index_t)blockDim.x * gridDim.x;
+  if (4 * quarter == width) {
+    for (index_t i = first; i < packs; i += step) apply4(y, i, make(i / quarter), load4(x, i)...);
+  } else {
+    for (index_t i = first; i < packs; i += step) apply_across(y, i, width, make, load4(x, i)...);
+  }
+  for (index_t i = 4 * packs + first; i < count; i += step) put(y, i, as_reals(make(i / width)(real(x[i])...)));
+}
+
+template <int K>
+DEVICE reals<K> block_sums(reals<K> v) {
+  for (int k = 0; k < K; ++k) v.v[k] = block_reduce(v.v[k], [](real a, real b) { return a + b; });
+  return v;
+}
+// The lanes' own sums over channel c of images first to last; block_sums puts them together
+template <int K, class F, class... In>
+DEVICE reals<K> lane_sums(index_t first, index_t last, long channels, index_t c, long n, F f, const In*... x) {
+  const index_t width = n, count = channels, quarter = width / 4;
+  reals<K> s = {};
+  if (4 * quarter == width && packable(x...)) {
+#pragma unroll 2
+    for (index_t j = threadIdx.x; j < (last - first) * quarter; j += blockDim.x) {
+      const index_t image = j / quarter, at = ((first + image) * count + c - image) * quarter + j;
+      const auto add = [&](const auto&... p) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const reals<K> v = as_reals(f(real(p.v[e])...));
+          for (int k = 0; k < K; ++k) s.v[k] += v.v[k];
+        }
+      };
+      add(load4(x, at)...);
+    }
+  } else {
+#pragma unroll 4
+    for (index_t j = threadIdx.x; j < (last - first) * width; j += blockDim.x) {
+      const index_t image = j / width, at = ((first + image) * count + c - image) * width + j;
+      const reals<K> v = as_reals(f(real(x[at])...));
+      for (int k = 0; k < K; ++k) s.v[k] += v.v[k];
+    }
+  }
+  return s;
+}
+template <int K, class F, class... In>
+DEVICE reals<K> channel_sums(index_t first, index_t last, long channels, index_t c, long n, F f, const In*... x) {
+  return block_sums(lane_sums<K>(first, last, channels, c, n, f, x...));
 }
 template <class F>
 DEVICE real row_max(long n, F f) {
@@ -143,6 +262,8 @@ typedef long index_t;
 #define FOR_EACH_ROW(r, rows, work) \
   DO_PRAGMA(omp parallel for schedule(static) if((rows) * (work) > PARALLEL_MIN)) for (index_t r = 0; r < (rows); ++r)
 #define FOR_EACH_LANE(j, n) DO_PRAGMA(omp simd) for (index_t j = 0; j < (n); ++j)
+#define FOR_EACH_OF_LANE(j, n) for (index_t j = 0; j < (n); ++j)
+#define UNROLL
 #define ROW_LEADER
 #define ROW_SYNC
 
@@ -159,13 +280,41 @@ DEVICE real rows_sum(index_t first, index_t last, long n, F f) {
   for (index_t r = first; r < last; ++r) s += row_sum(n, [=](index_t j) { return f(r, j); });
   return s;
 }
-template <class F, class G>
-DEVICE void rows_sums(index_t first, index_t last, long n, F f, G g, real& a, real& b) {
-  a = b = 0;
-  for (index_t r = first; r < last; ++r) {
-    a += row_sum(n, [=](index_t j) { return f(r, j); });
-    b += row_sum(n, [=](index_t j) { return g(r, j); });
+// Written out, since a loop over the outputs keeps g++ from vectorising the one over elements
+#define PUT(y, i, value)                     \
+  const auto put_v = as_reals(value);        \
+  y.to[0][i] = put_v.v[0];                   \
+  if constexpr (K > 1) y.to[1][i] = put_v.v[1]; \
+  if constexpr (K > 2) y.to[2][i] = put_v.v[2];
+
+template <int K, class T, class F, class... In>
+DEVICE void each(long n, outputs<K, T> y, F f, const In*... x) {
+#pragma omp parallel for simd schedule(static) firstprivate(y, f) if (parallel : n > PARALLEL_MIN)
+  for (index_t i = 0; i < n; ++i) {
+    PUT(y, i, f(real(x[i])...))
   }
+}
+template <int K, class T, class Make, class... In>
+DEVICE void rows_each(long rows, long n, outputs<K, T> y, Make make, const In*... x) {
+#pragma omp parallel for schedule(static) firstprivate(y, make) if (rows * n > PARALLEL_MIN)
+  for (index_t r = 0; r < rows; ++r) {
+    const auto f = make(r);
+    const index_t at = r * n;
+#pragma omp simd
+    for (index_t i = 0; i < n; ++i) {
+      PUT(y, at + i, f(real(x[at + i])...))
+    }
+  }
+}
+template <int K, class F, class... In>
+DEVICE reals<K> channel_sums(index_t first, index_t last, long channels, index_t c, long n, F f, const In*... x) {
+  reals<K> s = {};
+  for (index_t r = first; r < last; ++r) {
+    const index_t at = (r * channels + c) * n;
+    s.v[0] += row_sum(n, [=](index_t i) { return as_reals(f(real(x[at + i])...)).v[0]; });
+    if constexpr (K > 1) s.v[1] += row_sum(n, [=](index_t i) { return as_reals(f(real(x[at + i])...)).v[1]; });
+  }
+  return s;
 }
 template <class F>
 DEVICE real row_max(long n, F f) {
@@ -189,6 +338,13 @@ DEVICE real row_max(long n, F f) {
 // A NaN in the first argument stays.
 DEVICE real max_of(real a, real b) { return a < b ? b : a; }
 DEVICE real min_of(real a, real b) { return a > b ? b : a; }
+// the larger of two values and its place: of equal ones the earlier place, and NaN beats numbers
+DEVICE bool beats(real v, real top) { return v > top || v != v; }
+DEVICE void max2_pick(real a, int ia, real b, int ib, real& top, int& at) {
+  const bool second = beats(b, a) || (b == a && ib < ia);
+  top = second ? b : a;
+  at = second ? ib : ia;
+}
 
 #if ON_GPU
 DEVICE float exp_of(float x) { return expf(x); }

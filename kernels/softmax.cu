@@ -65,6 +65,37 @@ KERNEL nll_rows(long rows, long channels, long inner, const store* p, const stor
   }
 }
 
+// LogSoftmax and the rows of its NLLLoss: y, and loss and valid as in nll_rows
+KERNEL log_softmax_nll_forward(long rows, long channels, long inner, const store* x, const store* label, int has_ignore,
+                               int ignore, store* y, real* loss, real* valid, int* status) {
+  FOR_EACH_ROW(r, rows, channels * 4) {
+    const index_t at = row_start(r, channels, inner);
+    const long k = class_of(real(label[r]), channels, has_ignore, ignore, status);
+    const real top = row_max(channels, [=](index_t c) { return real(x[at + c * inner]); });
+    const real mine = k < 0 ? top : real(x[at + k * inner]);  // before y is written: it may be x
+    const real norm = log_of(row_sum(channels, [=](index_t c) { return exp_of(real(x[at + c * inner]) - top); }));
+    FOR_EACH_LANE(c, channels) y[at + c * inner] = min_of(real(x[at + c * inner]) - top, real(0)) - norm;
+    ROW_LEADER loss[r] = k < 0 ? real(0) : norm - min_of(mine - top, real(0));
+    ROW_LEADER valid[r] = k == -1 ? real(0) : real(1);
+  }
+}
+
+// dy as in nll_backward, dx = dy - exp(y) sum(dy)
+KERNEL log_softmax_nll_backward(long rows, long channels, long inner, const store* y, const store* label, int has_ignore,
+                                int ignore, const store* dloss, const real* normalizer, int* status, store* dy,
+                                store* dx) {
+  FOR_EACH_ROW(r, rows, channels * 2) {
+    const long k = class_of(real(label[r]), channels, has_ignore, ignore, status);
+    const real value = -real(dloss[0]) / normalizer[0], sum = k < 0 ? real(0) : value;
+    const index_t at = row_start(r, channels, inner);
+    FOR_EACH_LANE(c, channels) {
+      const real g = c == k ? value : real(0);
+      dy[at + c * inner] = g;
+      dx[at + c * inner] = g - exp_of(real(y[at + c * inner])) * sum;
+    }
+  }
+}
+
 // normalizer[0] = max(1, fixed, or the number of valid rows if fixed < 0); out[0] = sum(loss) / normalizer
 KERNEL loss_mean(long rows, long n, const real* loss, const real* valid, real fixed, real* normalizer, store* out) {
   FOR_EACH_ROW(r, rows, n) {

@@ -10,83 +10,100 @@
 #define ARENA_BLOCK 64
 
 struct step_terms {
-  real rate, gradient;
+  real rate, decay, clip, share, momentum, second, delta, correction;
+  int l1;
 };
 
-// rate = lr lr_mult; gradient = scaled gradient plus weight decay (L2: w, L1: sign w)
-DEVICE step_terms regularized(const real* hyper, real clip, real lr_mult, real decay_mult, int l1, real w, real g) {
-  const real decay = hyper[4] * decay_mult;
-  const real term = l1 ? real(w > 0) - real(w < 0) : w;
-  return {hyper[0] * lr_mult, g * clip * hyper[5] + (decay != 0 ? decay * term : real(0))};
+DEVICE step_terms step_of(const real* hyper, const real* clip, real lr_mult, real decay_mult, int l1) {
+  return {hyper[0] * lr_mult, hyper[4] * decay_mult, clip[0], hyper[5], hyper[1], hyper[2], hyper[3], hyper[6], l1};
 }
 
-#define UPDATE_LOOP(...)                                                                                   \
-  FOR_EACH_2D(b, blocks, j, ARENA_BLOCK) {                                                                 \
-    const index_t i = b * ARENA_BLOCK + j;                                                                 \
-    const step_terms t = regularized(hyper, clip[0], lr_mult[b], decay_mult[b], l1, w[i], diff[i]);        \
-    const real g = t.gradient;                                                                             \
-    const bool keep = !masked || mask[i];                                                                  \
-    __VA_ARGS__                                                                                                   \
-  }
-
-KERNEL sgd_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked, const real* lr_mult,
-                  const real* decay_mult, int l1, const real* hyper, const real* clip) {
-  UPDATE_LOOP({
-    const real v = hyper[1] * h[i] + t.rate * g;
-    h[i] = keep ? v : real(0);
-    w[i] = keep ? w[i] - v : real(0);
-  })
+// The scaled gradient plus weight decay (L2: w, L1: sign w)
+DEVICE real regularized(const step_terms& t, real w, real g) {
+  const real term = t.l1 ? real(w > 0) - real(w < 0) : w;
+  return g * t.clip * t.share + (t.decay != 0 ? t.decay * term : real(0));
 }
 
-KERNEL nesterov_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked, const real* lr_mult,
-                       const real* decay_mult, int l1, const real* hyper, const real* clip) {
-  UPDATE_LOOP({
-    const real old = h[i], v = hyper[1] * old + t.rate * g;
-    h[i] = keep ? v : real(0);
-    w[i] = keep ? w[i] - ((real(1) + hyper[1]) * v - hyper[1] * old) : real(0);
-  })
+// Runs a rule, a function of the step's terms, mask, weight, gradient and history (one or two), over the arena
+template <int K, class Rule, class... History>
+DEVICE void run_rule(outputs<K, real> y, Rule rule, long blocks, const u8* mask, int masked, const real* lr_mult,
+                     const real* decay_mult, int l1, const real* hyper, const real* clip, const real* w,
+                     const real* diff, const History*... h) {
+  const auto masking = [=](index_t b) {
+    const step_terms t = step_of(hyper, clip, lr_mult[b], decay_mult[b], l1);
+    return [=](real keep, auto... v) { return rule(t, keep, v...); };
+  };
+  const auto whole = [=](index_t b) {
+    const step_terms t = step_of(hyper, clip, lr_mult[b], decay_mult[b], l1);
+    return [=](auto... v) { return rule(t, real(1), v...); };
+  };
+  if (masked) rows_each(blocks, ARENA_BLOCK, y, masking, mask, w, diff, h...);
+  else rows_each(blocks, ARENA_BLOCK, y, whole, w, diff, h...);
+}
+#define ARENA blocks, mask, masked, lr_mult, decay_mult, l1, hyper, clip, w, diff
+
+KERNEL sgd_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked,
+                  const real* lr_mult, const real* decay_mult, int l1, const real* hyper, const real* clip) {
+  const auto rule = [](const step_terms& t, real keep, real w, real d, real h) {
+    const real g = regularized(t, w, d);
+    const real v = t.momentum * h + t.rate * g;
+    return reals<2>{{keep != 0 ? w - v : real(0), keep != 0 ? v : real(0)}};
+  };
+  run_rule(out(w, h), rule, ARENA, h);
 }
 
-KERNEL adagrad_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked, const real* lr_mult,
-                      const real* decay_mult, int l1, const real* hyper, const real* clip) {
-  UPDATE_LOOP({
-    const real v = h[i] + g * g;
-    h[i] = keep ? v : real(0);
-    w[i] = keep ? w[i] - t.rate * g / (sqrt_of(v) + hyper[3]) : real(0);
-  })
+KERNEL nesterov_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked,
+                       const real* lr_mult, const real* decay_mult, int l1, const real* hyper, const real* clip) {
+  const auto rule = [](const step_terms& t, real keep, real w, real d, real h) {
+    const real g = regularized(t, w, d);
+    const real v = t.momentum * h + t.rate * g, change = (real(1) + t.momentum) * v - t.momentum * h;
+    return reals<2>{{keep != 0 ? w - change : real(0), keep != 0 ? v : real(0)}};
+  };
+  run_rule(out(w, h), rule, ARENA, h);
 }
 
-KERNEL rmsprop_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked, const real* lr_mult,
-                      const real* decay_mult, int l1, const real* hyper, const real* clip) {
-  UPDATE_LOOP({
-    const real v = hyper[2] * h[i] + (real(1) - hyper[2]) * g * g;
-    h[i] = keep ? v : real(0);
-    w[i] = keep ? w[i] - t.rate * g / (sqrt_of(v) + hyper[3]) : real(0);
-  })
+KERNEL adagrad_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked,
+                      const real* lr_mult, const real* decay_mult, int l1, const real* hyper, const real* clip) {
+  const auto rule = [](const step_terms& t, real keep, real w, real d, real h) {
+    const real g = regularized(t, w, d);
+    const real v = h + g * g;
+    return reals<2>{{keep != 0 ? w - t.rate * g / (sqrt_of(v) + t.delta) : real(0), keep != 0 ? v : real(0)}};
+  };
+  run_rule(out(w, h), rule, ARENA, h);
+}
+
+KERNEL rmsprop_update(long blocks, real* w, const real* diff, real* h, const u8* mask, int masked,
+                      const real* lr_mult, const real* decay_mult, int l1, const real* hyper, const real* clip) {
+  const auto rule = [](const step_terms& t, real keep, real w, real d, real h) {
+    const real g = regularized(t, w, d);
+    const real v = t.second * h + (real(1) - t.second) * g * g;
+    return reals<2>{{keep != 0 ? w - t.rate * g / (sqrt_of(v) + t.delta) : real(0), keep != 0 ? v : real(0)}};
+  };
+  run_rule(out(w, h), rule, ARENA, h);
 }
 
 // h: mean square of gradients, h2: of updates
 KERNEL adadelta_update(long blocks, real* w, const real* diff, real* h, real* h2, const u8* mask, int masked,
                        const real* lr_mult, const real* decay_mult, int l1, const real* hyper, const real* clip) {
-  UPDATE_LOOP({
-    const real v = hyper[1] * h[i] + (real(1) - hyper[1]) * g * g;
-    const real u = g * sqrt_of((h2[i] + hyper[3]) / (v + hyper[3]));
-    const real v2 = hyper[1] * h2[i] + (real(1) - hyper[1]) * u * u;
-    h[i] = keep ? v : real(0);
-    h2[i] = keep ? v2 : real(0);
-    w[i] = keep ? w[i] - t.rate * u : real(0);
-  })
+  const auto rule = [](const step_terms& t, real keep, real w, real d, real h, real h2) {
+    const real g = regularized(t, w, d);
+    const real v = t.momentum * h + (real(1) - t.momentum) * g * g;
+    const real u = g * sqrt_of((h2 + t.delta) / (v + t.delta));
+    const real v2 = t.momentum * h2 + (real(1) - t.momentum) * u * u;
+    return reals<3>{{keep != 0 ? w - t.rate * u : real(0), keep != 0 ? v : real(0), keep != 0 ? v2 : real(0)}};
+  };
+  run_rule(out(w, h, h2), rule, ARENA, h, h2);
 }
 
 KERNEL adam_update(long blocks, real* w, const real* diff, real* h, real* h2, const u8* mask, int masked,
                    const real* lr_mult, const real* decay_mult, int l1, const real* hyper, const real* clip) {
-  UPDATE_LOOP({
-    const real v = hyper[1] * h[i] + (real(1) - hyper[1]) * g;
-    const real v2 = hyper[2] * h2[i] + (real(1) - hyper[2]) * g * g;
-    h[i] = keep ? v : real(0);
-    h2[i] = keep ? v2 : real(0);
-    w[i] = keep ? w[i] - t.rate * hyper[6] * v / (sqrt_of(v2) + hyper[3]) : real(0);
-  })
+  const auto rule = [](const step_terms& t, real keep, real w, real d, real h, real h2) {
+    const real g = regularized(t, w, d);
+    const real v = t.momentum * h + (real(1) - t.momentum) * g;
+    const real v2 = t.second * h2 + (real(1) - t.second) * g * g, change = t.rate * t.correction * v / (sqrt_of(v2) + t.delta);
+    return reals<3>{{keep != 0 ? w - change : real(0), keep != 0 ? v : real(0), keep != 0 ? v2 : real(0)}};
+  };
+  run_rule(out(w, h, h2), rule, ARENA, h, h2);
 }
 
 // partial[r] = sum of squares of the r-th of `rows` equal pieces of the gradient, pruned weights left out
@@ -111,4 +128,6 @@ KERNEL clip_scale(long rows, long n, const real* partial, const real* hyper, rea
 }
 
 // y = keep ? y : +0
-KERNEL apply_mask(long n, const u8* mask, real* y) { FOR_EACH(i, n) y[i] = mask[i] ? y[i] : real(0); }
+KERNEL apply_mask(long n, const u8* mask, real* y) {
+  each(n, out(y), [](real v, real keep) { return keep != 0 ? v : real(0); }, y, mask);
+}

@@ -85,6 +85,8 @@ class Blob(Exchange):
                 f'parameter "{self.name}" has {self.count} values {self._shape} and keeps that number, got {dims}; '
                 "for another size build a net from a changed prototxt"
             )
+        if dims != self._shape:
+            self.backend.layouts += 1
         self._shape = dims
 
     def canonical_axis(self, axis: int) -> int:
@@ -166,22 +168,26 @@ class Blob(Exchange):
 
     def share(self, other: Blob) -> None:
         """Have data, diff and mask in common with ``other`` (shared parameters)."""
-        self.values = other.values
+        self._point(other.values)
 
     def share_weights(self, other: Blob) -> None:
         """Have data and mask in common with ``other``, a parameter of another net; the diff not."""
         its = other.values
-        self.values = Values(its.data, self.values.diff, its.mask, its.arena, its.offset)
+        self._point(Values(its.data, self.values.diff, its.mask, its.arena, its.offset))
 
     def share_data(self, other: Blob) -> None:
         """Have the data in common with ``other``, the diff not."""
         if self.values.data is not other.values.data:
-            self.values = Values(other.values.data, self.values.diff, self.values.mask)
+            self._point(Values(other.values.data, self.values.diff, self.values.mask))
 
     def share_diff(self, other: Blob) -> None:
         """Have the diff in common with ``other``, the data not."""
         if self.values.diff is not other.values.diff:
-            self.values = Values(self.values.data, other.values.diff, self.values.mask)
+            self._point(Values(self.values.data, other.values.diff, self.values.mask))
+
+    def _point(self, values: Values) -> None:
+        self.values = values
+        self.backend.layouts += 1
 
     # --------------------------------------------------------------------------------------------------------- mask
     @property

@@ -10,8 +10,9 @@ per-layer times use the layers' own calls. What must hold, so that both may be m
 - where a pass by the layers' own calls reads what fused calls do not leave, ``restore`` makes it up first.
 
 A chain is a run of consecutive layers, each reading the one before it and nothing else, and all but the first working
-in place, so that there is one blob and its last value is the chain's result. (Where an intermediate blob cannot be read
-at all, in a net that reuses memory, the layers need not work in place.)
+in place, so that there is one blob and its last value is the chain's result. The layers need not work in place where an
+intermediate blob cannot be read at all, in a net that reuses memory, and where the fused calls write the blobs in
+between, too (``leaves_all``); there a layer may read more than the one before it.
 
 A pattern is one class (patterns.py). A backend names those it can use in ``Backend.patterns``, longest first.
 """
@@ -37,6 +38,13 @@ class Pattern:
     """
 
     types: ClassVar[tuple[str, ...]] = ()
+    #: whether its calls leave the blobs between the layers as the layers do, so that these need not work in place
+    leaves_all: ClassVar[bool] = False
+    #: whether its backward pass reads of the top just what the layers' own would, whatever wrote over it since
+    reads_as_layers: ClassVar[bool] = False
+    #: of each layer the bottoms and the one top
+    bottoms: Sequence[Sequence[Blob]] = ()
+    tops: Sequence[Blob] = ()
 
     def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob, for_backward: bool) -> None:
         self.layers = list(layers)
@@ -94,11 +102,13 @@ def find_chains(
     while at < len(wires):
         for pattern in patterns:
             part = wires[at : at + len(pattern.types)]
-            if not _matches(part, pattern.types, hidden):
+            if not _matches(part, pattern, hidden):
                 continue
             layers: list[Layer] = [wire.layer for wire in part]
             for_backward = backward and any(wire.need_backward for wire in part)
             found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]], for_backward)
+            found.bottoms = [[blobs[name] for name in wire.bottoms] for wire in part]
+            found.tops = [blobs[wire.tops[0]] for wire in part]
             if found.fits() and not (for_backward and _overwritten(found, part, wires[at + len(part) :])):
                 chains.append(Chain(at, at + len(part) - 1, found))
                 at += len(part) - 1
@@ -112,18 +122,19 @@ def _overwritten(pattern: Pattern, part: Sequence[Wire], later: Sequence[Wire]) 
 
     Theirs is Caffe's: a ReLU reads the sign of what lies there. A chain with a backward pass of its own would differ.
     """
-    own = type(pattern).backward is not Pattern.backward
+    own = type(pattern).backward is not Pattern.backward and not pattern.reads_as_layers
     return own and any(part[-1].tops[0] in wire.tops for wire in later)
 
 
-def _matches(part: Sequence[Wire], types: Sequence[str], hidden: Callable[[str], bool]) -> bool:
-    if tuple(wire.layer.type for wire in part) != tuple(types):
+def _matches(part: Sequence[Wire], pattern: type[Pattern], hidden: Callable[[str], bool]) -> bool:
+    if tuple(wire.layer.type for wire in part) != pattern.types:
         return False
     if any(len(wire.tops) != 1 for wire in part):
         return False
     for before, wire in pairwise(part):
-        if wire.bottoms != before.tops:
-            return False
-        if wire.tops != wire.bottoms and not hidden(wire.bottoms[0]):
+        if pattern.leaves_all:
+            if before.tops[0] not in wire.bottoms or hidden(before.tops[0]):
+                return False
+        elif wire.bottoms != before.tops or (wire.tops != wire.bottoms and not hidden(wire.bottoms[0])):
             return False
     return True

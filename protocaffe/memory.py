@@ -196,5 +196,6 @@ class Slot:
 
     def place(self, storage: Storage, offset: int, room: int | None = None) -> None:
         """Point to a piece of ``storage``: ``room`` elements, or all there are from ``offset`` on."""
+        self.backend.layouts += 1
         self.storage, self.offset = storage, offset
         self.room = storage.size - offset if room is None else room

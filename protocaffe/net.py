@@ -101,6 +101,8 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         self._mask_diff_version = -1
         self._forward_layout: list[Any] = []
         self._backward_layout: list[Any] = []
+        self._layouts: dict[str, int] = {}
+        self._generation = self.backend.generation
         self._chains: list[Chain] = []
         self._reuse = Reuse(self.name, self.backend, self._wires, self.blobs) if reuse_memory else KeepAll()
         parameters = Parameters()
@@ -238,12 +240,27 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
                 self._call_hooks("bb", i)
                 plan.run((i,))
                 self._call_hooks("ab", i)
-        mask = self.arena_memory("mask")
-        if mask is not None:
-            if self._mask_diff_version != self.arena.version:
-                call = self.backend.bind_launch("apply_mask", self.arena.size, (mask, self.arena_memory("diff")))
-                self._mask_diff, self._mask_diff_version = (call,), self.arena.version
-            self.backend.replay(self._mask_diff)
+        mask_gradients = self.mask_gradients()
+        if mask_gradients:
+            self.backend.replay(mask_gradients)
+
+    def mask_gradients(self) -> tuple[Any, ...]:
+        """Calls that set the gradients of pruned weights to 0: what a backward pass ends with."""
+        if self._mask_diff_version != self.arena.version:
+            mask, args = self.arena_memory("mask"), (self.arena_memory("mask"), self.arena_memory("diff"))
+            call = None if mask is None else self.backend.bind_launch("apply_mask", self.arena.size, args)
+            self._mask_diff, self._mask_diff_version = () if call is None else (call,), self.arena.version
+        return self._mask_diff
+
+    @property
+    def undivided(self) -> bool:
+        """Whether a pass is one run: no hooks between layers, no shape that only a layer's run decides."""
+        return not self._dynamic and not any(self._hooks.values())
+
+    def plans(self) -> tuple[Plan, Plan]:
+        """The forward and the backward plan at the present shapes."""
+        forward = self._forward()
+        return forward, self._backward()
 
     def forward(
         self, blobs: Sequence[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any

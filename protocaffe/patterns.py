@@ -33,9 +33,10 @@ class ConvolutionReLU(Pattern):
 
 
 class InnerProductReLU(Pattern):
-    """Bias and ReLU in one pass over the output."""
+    """Bias and ReLU in one pass over the output; the ReLU's backward pass and the bias's gradient in another."""
 
     types = ("InnerProduct", "ReLU")
+    reads_as_layers = True
 
     def fits(self) -> bool:
         return self.layers[0].bias_term and _plain_relu(self.layers[1])
@@ -44,6 +45,44 @@ class InnerProductReLU(Pattern):
         ip, y = self.layers[0], self.top.data_mem
         ip.product(ops, self.bottom[0].data_mem, y)
         ops.launch("fused_bias_relu", ip.rows, ip.outputs, ip.blobs[1].data_mem, y, work=ip.rows * ip.outputs)
+
+    def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
+        ip, top = self.layers[0], self.top
+        ip.gradients(ops, self.bottom[0], top.diff_mem, propagate_down[0], sign=top.data_mem)
+        return True
+
+
+class LogSoftmaxNLLLoss(Pattern):
+    """Logarithms of probabilities and the loss's rows in one pass, both gradients in another."""
+
+    types = ("LogSoftmax", "NLLLoss")
+    leaves_all = True
+
+    def fits(self) -> bool:
+        soft, loss = self.layers
+        extents = (soft.rows, soft.channels, soft.inner) == (loss.rows, loss.channels, loss.inner)
+        return extents and self.bottoms[1][0] is self.tops[0] is not self.bottoms[1][1]
+
+    def _arguments(self) -> tuple[Any, ...]:
+        loss = self.layers[1]
+        return loss.channels, loss.inner, self.bottoms[1][1].data_mem, loss.has_ignore, loss.ignore
+
+    def forward(self, ops: Recorder) -> None:
+        loss = self.layers[1]
+        channels, inner, *label = self._arguments()
+        x, y = self.bottom[0].data_mem, self.tops[0].data_mem
+        results = (y, loss.row_value, loss.row_valid, loss.status)
+        ops.launch_rows("log_softmax_nll_forward", loss.rows, channels, inner, x, *label, *results)
+        loss.record_mean(ops, self.top)
+
+    def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
+        loss, between = self.layers[1], self.tops[0]
+        channels, inner, *label = self._arguments()
+        results = (self.top.diff_mem, loss.normalizer, loss.status, between.diff_mem, self.bottom[0].diff_mem)
+        args = (channels, inner, between.data_mem, *label, *results)
+        if propagate_down[0]:
+            ops.launch_rows("log_softmax_nll_backward", loss.rows, *args)
+        return propagate_down[0]
 
 
 class EltwiseReLU(Pattern):
@@ -95,7 +134,7 @@ class BatchNormScaleReLU(Pattern):
         norm.statistics(ops, x)
         results = self._kept(), self.top.data_mem
         args = (norm.inner, norm.channels, x, norm.factors, *self._affine(), self.slope, *results)
-        ops.launch_rows("fused_norm_forward", norm.images * norm.channels, *args)
+        ops.launch("fused_norm_forward", norm.images * norm.channels, *args, work=self.top.count)
 
     def restore(self, ops: Recorder) -> None:
         norm = self.norm
@@ -106,7 +145,7 @@ class BatchNormScaleReLU(Pattern):
             ops.launch("copy", self.top.count, self._kept(), z)
         else:
             args = (norm.inner, norm.channels, self.bottom[0].data_mem, norm.factors, z)
-            ops.launch_rows("batch_norm_forward", norm.images * norm.channels, *args)
+            ops.launch("batch_norm_forward", norm.images * norm.channels, *args, work=self.top.count)
 
     def backward(self, ops: Recorder, propagate_down: Sequence[bool]) -> bool:
         norm = self.norm
@@ -115,30 +154,30 @@ class BatchNormScaleReLU(Pattern):
         dy, dx = self.top.diff_mem, self.bottom[0].diff_mem
         between = None if self.inplace else dy
         rows = norm.images * norm.channels
-        partial = self._sums(ops, dy)
+        self._sums(ops, dy)
         args: tuple[Any, ...]
         if norm.stored:
             args = (self.top.data_mem, norm.factors, self._affine()[0], self.slope, dy, between, dx)
-            ops.launch_rows("fused_norm_backward_stored", rows, norm.inner, norm.channels, *args)
+            ops.launch("fused_norm_backward_stored", rows, norm.inner, norm.channels, *args, work=self.top.count)
         else:
-            count = float(max(1, norm.images * norm.inner))
-            ops.launch("channel_gradient_means", norm.channels, norm.chunks, count, partial, norm.sums)
             args = (*self._normalised(), *self._affine(), self.slope, norm.sums, dy, between, dx)
-            ops.launch_rows("fused_norm_backward", rows, norm.inner, norm.channels, *args)
+            ops.launch("fused_norm_backward", rows, norm.inner, norm.channels, *args, work=self.top.count)
         return True
 
-    def _sums(self, ops: Recorder, dy: Any) -> Any:
-        """The sums over each channel of the masked dy and of its product with z; gain and shift get their gradients."""
+    def _sums(self, ops: Recorder, dy: Any) -> None:
+        """Means over each channel of the masked dy and of its product with z; gain and shift get their gradients."""
         norm, learning = self.norm, self._learning()
         if norm.stored and not learning:
-            return None
+            return
         partial = ops.scratch((2 * norm.channels * norm.chunks,))
         extents = (norm.chunks, norm.images, norm.channels, norm.inner)
         args = (*extents, *self._normalised(), *self._affine(), self.slope, dy, partial)
         ops.launch_rows("fused_norm_gradient_sums", norm.channels * norm.chunks, *args)
-        for which, blob in learning:
-            ops.launch("channel_gradient_add", norm.channels, norm.chunks, which, 1, partial, blob.diff_mem)
-        return partial
+        means = None if norm.stored else norm.sums
+        gradients = {which: blob.diff_mem for which, blob in learning}
+        count = float(max(1, norm.images * norm.inner))
+        results = (means, gradients.get(1), gradients.get(0))
+        ops.launch("channel_gradients", norm.channels, norm.chunks, count, partial, *results)
 
     def _affine(self) -> tuple[Any, Any]:
         """Gain and shift."""
@@ -229,4 +268,5 @@ PORTABLE: tuple[type[Pattern], ...] = (
     ConvolutionReLU,
     EltwiseReLU,
     InnerProductReLU,
+    LogSoftmaxNLLLoss,
 )

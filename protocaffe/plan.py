@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .backends.base import Backend, Bound
     from .blob import Blob
 
+#: values of one channel that a chunk of `Recorder.bias_gradient` sums
+_CHUNK = 1 << 12
+
 
 @dataclass(frozen=True)
 class Call:
@@ -47,9 +50,9 @@ class Recorder:
         """A kernel over ``n`` elements; ``work``: the number of elements where the first argument is another count."""
         self._add(self.backend.bind_launch(kernel, n, args, work), kernel)
 
-    def launch_rows(self, kernel: str, rows: int, *args: Any) -> None:
-        """A kernel over ``rows`` rows."""
-        self._add(self.backend.bind_launch(kernel, rows, args, rows=True), kernel)
+    def launch_rows(self, kernel: str, rows: int, *args: Any, work: int | None = None) -> None:
+        """A kernel over ``rows`` rows; ``work``: the elements of all rows, if not those of the largest array."""
+        self._add(self.backend.bind_launch(kernel, rows, args, work, rows=True), kernel)
 
     def gemm(
         self, trans_a: bool, trans_b: bool, m: int, n: int, k: int, alpha: float,
@@ -72,7 +75,11 @@ class Recorder:
         bound = self.backend.bind_conv(step, shape, args, relu)
         if bound is not None:
             self._add(bound, f"conv_{step}" + "_relu" * relu)
-            return
+        else:
+            self.generic_conv(step, shape, args, relu)
+
+    def generic_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> None:
+        """A step of a convolution by im2col and GEMM: Caffe's engine."""
         convolution = self.backend.convolution(self, shape)
         if relu and convolution.fuses_relu:
             convolution.forward(*args, relu=True)  # type: ignore[arg-type,call-arg]
@@ -96,6 +103,53 @@ class Recorder:
     def conv_backward_weights(self, shape: Any, x: Memory, dy: Memory, dw: Memory, db: Memory | None) -> None:
         """dw += gradient of the weights, db += of the bias."""
         self._conv("backward_weights", shape, (x, dy, dw, db))
+
+    def conv_forward_pooled(
+        self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory, pooled: Memory, index: Memory
+    ) -> None:
+        """y = max(0, W * x + b), and of each of the 2x2 windows that tile its planes the maximum and its place."""
+        planes, oh, ow = shape.images * shape.num_output, shape.out_dims[0] // 2, shape.out_dims[1] // 2
+        own = self.backend.bind_conv("forward", shape, (x, w, bias, y), True)
+        if own is None:
+            convolution = self.backend.convolution(self, shape)
+            if convolution.fuses_pool:
+                convolution.forward(x, w, bias, y, pooled=(pooled, index))  # type: ignore[call-arg]
+                return
+            self.generic_conv("forward", shape, (x, w, bias, y), relu=True)
+        else:
+            self._add(own, "conv_forward_relu")
+        self.launch_rows("pooling_max2_forward", planes, oh, ow, y, pooled, index)
+
+    def conv_backward(
+        self, shape: Any, x: Memory, dy: Memory, w: Memory, dw: Memory | None, db: Memory | None, dx: Memory | None,
+        fill: Callable[[int, int, Memory | None], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Of dw +=, db += and dx = those that are there; ``fill`` as GenericConvolution.backward has it."""
+        steps: list[tuple[str, tuple[Memory | None, ...]]] = []
+        steps += [("backward_weights", (x, dy, dw, db))] if dw is not None else []
+        steps += [("backward_data", (dy, w, dx))] if dx is not None else []
+        own = [self.backend.bind_conv(step, shape, args) for step, args in steps]
+        if not any(own):
+            self.backend.convolution(self, shape).backward(x, dy, w, dw, db, dx, fill)
+            return
+        if fill is not None:
+            fill(0, shape.images, None)
+        for (step, args), bound in zip(steps, own, strict=True):
+            if bound is None:
+                self.generic_conv(step, shape, args)
+            else:
+                self._add(bound, f"conv_{step}")
+
+    def bias_gradient(self, images: int, channels: int, pixels: int, dy: Memory, db: Memory) -> None:
+        """db[f] += sum over images and pixels of dy[n, f, p], in as many chunks of images as are worth it."""
+        chunks = max(1, min(images, images * pixels // _CHUNK, 64))
+        if chunks == 1:
+            self.launch_rows("bias_gradient", channels, images, pixels, dy, db)
+            return
+        partial = self.scratch((channels * chunks,))
+        args = (chunks, images, channels, pixels, dy, partial)
+        self.launch_rows("bias_gradient_chunks", channels * chunks, *args)
+        self.launch("bias_gradient_finish", channels, chunks, partial, db)
 
     def host(
         self, function: Callable[[], Any], reads: Sequence[Blob] = (), writes: Sequence[Blob] = (), name: str = "host"
@@ -193,3 +247,29 @@ class Plan:
                 found += self.parts[parts[at]]
                 at += 1
         return found, frozenset(chains)
+
+
+class Pass:
+    """All layers forward and then backward, with calls before and after: the same as running each, replayed as one."""
+
+    def __init__(
+        self, forward: Plan, backward: Plan, layers: int, before: Sequence[Bound], after: Sequence[Bound]
+    ) -> None:
+        """``layers``: how many there are; the forward plan has one part more, which comes first."""
+        self._forward = forward
+        self._backend = forward.backend
+        down, chains = forward._find((layers, *range(layers)))
+        up, whole = backward._find(tuple(range(layers - 1, -1, -1)))
+        unrestored = {first for first in chains if forward._fused[first].restore}
+        self._unrestored = unrestored & whole
+        restored = [call for first in sorted(unrestored - whole) for call in forward._fused[first].restore]
+        calls = [*down, *restored, *up]
+        self._ahead = [call.run for call in calls if call.ahead]
+        self._bound = self._backend.sequence([*before, *(call.run for call in calls if not call.ahead), *after])
+
+    def run(self) -> None:
+        """Replay it."""
+        for function in self._ahead:
+            function()
+        self._backend.replay(self._bound)
+        self._forward._unrestored = set(self._unrestored)

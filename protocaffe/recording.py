@@ -40,6 +40,9 @@ class Recording:
     _backward_plan: Plan | None
     _forward_layout: list[Any]
     _backward_layout: list[Any]
+    #: by "data" and "diff" the backend's count of changes up to which the layout is known to hold
+    _layouts: dict[str, int]
+    _generation: int
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
@@ -65,14 +68,19 @@ class Recording:
 
     def _layout(self, which: str) -> list[Any]:
         """What a plan depends on: each blob's shape, and where its "data" or "diff" lies, if it lies anywhere yet."""
+        self._layouts[which] = self.backend.layouts
         return [(blob, blob.shape, getattr(blob.values, which).storage) for blob in self._watched]
 
-    @staticmethod
-    def _changed(layout: list[Any], which: str) -> bool:
-        return any(
+    def _changed(self, layout: list[Any], which: str) -> bool:
+        if self._layouts[which] == self.backend.layouts:
+            return False
+        if any(
             blob.shape != shape or (storage is not None and getattr(blob.values, which).storage is not storage)
             for blob, shape, storage in layout
-        )
+        ):
+            return True
+        self._layouts[which] = self.backend.layouts
+        return False
 
     @staticmethod
     def _moved(layout: list[Any]) -> bool:
@@ -83,10 +91,12 @@ class Recording:
 
     def _forward(self, first: int = 0) -> Plan:
         """The plan of the forward pass; where a shape has changed, made anew for the layers from ``first`` on."""
-        if self._forward_plan is not None and not self._changed(self._forward_layout, "data"):
+        current = self._generation == self.backend.generation
+        if self._forward_plan is not None and current and not self._changed(self._forward_layout, "data"):
             return self._forward_plan
         # what moved without another shape (shared parameters) concerns layers before the first as well
         self.reshape(0 if self._forward_plan is None or self._moved(self._forward_layout) else first)
+        self._generation = self.backend.generation
         self._chains = self._place_blobs(first)
         plan = Plan(self.backend)
         for wire in self._wires:

@@ -147,6 +147,7 @@ class Reuse(KeepAll):
         for slot in fixed:
             if slot.guard is not None:
                 slot.guard = slot.storage = None
+                slot.backend.layouts += 1
 
     def hidden(self, name: str) -> bool:
         return self.blobs[name].values.data in self._spans

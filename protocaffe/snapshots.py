@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from .memory import Memory
 
 if TYPE_CHECKING:
     from .backends import Backend
+    from .iteration import Iteration
     from .net import Net
 
 logger = logging.getLogger("protocaffe.solver")
@@ -33,6 +35,8 @@ class Snapshots:
     current_step: int
     history: list[Memory]
     _losses: Any
+    _iteration: Iteration
+    _look: Callable[[], None]
 
     def snapshot_name(self, extension: str) -> str:
         """``<prefix>_iter_<N><extension>``; without a prefix, or with a folder as one, the solver's name serves."""
@@ -74,7 +78,8 @@ class Snapshots:
         from .io.hdf5 import write_state
         from .io.solverstate import SolverState, write_solverstate
 
-        history = self.masked_history()  # type: ignore[attr-defined]
+        self._look()
+        history = self.masked_history()
         kind, end, write = ("HDF5", ".h5", write_state) if self._hdf5 else ("binary proto", "", write_solverstate)
         model, path = self.snapshot_name(f".caffemodel{end}"), self.snapshot_name(f".solverstate{end}")
         try:
@@ -93,6 +98,25 @@ class Snapshots:
             name, why = error.filename or model, error.strerror or error
             raise SolverError(f'solver "{self.source}": cannot write the snapshot "{name}": {why}') from error
         return model, path
+
+    def masked_history(self) -> list[np.ndarray]:
+        """For each kind of history and each parameter its values, 0 where pruned: what a solver state holds.
+
+        Statistics have none, but a place (of zeros), as in Caffe's states.
+        """
+        places = {id(b.values): o for b, o in zip(self.net.arena.blobs, self.net.arena.offsets, strict=True)}
+        out = []
+        for kind in self.history:
+            for blob in self.net.learnable_params:
+                if blob.statistic:
+                    out.append(np.zeros(blob.shape, self.backend.real))
+                    continue
+                values = Memory(kind.storage, blob.shape, kind.offset + places[id(blob.values)]).array
+                keep = blob.mask
+                if keep is not None:
+                    values[~keep] = 0
+                out.append(values)
+        return out
 
     def restore(self, path: str | os.PathLike) -> None:
         """Go on from a solver state: weights and masks, history, iteration; data positions where the state has them.
@@ -116,6 +140,7 @@ class Snapshots:
         for memory, values in history:
             memory.array[...] = values
         self.iter, self.current_step = state.iter, state.current_step
+        self._iteration.look()
         self._losses.clear()
         if state.resume is not None:
             self._resume(state.resume)

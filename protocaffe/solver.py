@@ -17,9 +17,9 @@ from . import backends, debug
 from .backends import Backend, default_backend, get_backend
 from .errors import BackendError, DivergedError, ParameterError, SolverError, did_you_mean
 from .hooks import Handle
+from .iteration import Iteration
 from .layer import TEST, TRAIN
 from .lr_policies import learning_rate
-from .memory import Memory
 from .net import Net
 from .pycaffe import PycaffeSolver, fresh_seed
 from .scoring import Scoring, number
@@ -28,6 +28,8 @@ from .weights import copy_to
 
 logger = logging.getLogger("protocaffe.solver")
 
+#: iterations, on a device with memory of its own, after which the loss is looked at if it is not displayed before
+LOOK = 100
 #: pieces of the gradient whose squares are summed on their own, whatever the number of threads
 CLIP_PIECES = 64
 
@@ -85,7 +87,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.iter = 0
         self.current_step = 0
         self.lr = 0.0
-        self.smoothed_loss = 0.0
+        self._smoothed = 0.0
         self.test_scores: list[dict[str, np.ndarray]] = []
         #: asked after each iteration and test batch: "stop", "snapshot" or None
         self.action: Callable[[], str | None] = lambda: None
@@ -94,6 +96,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self._stopped = False
         self._debug: list[Handle] = []
         self._timer = (time.perf_counter(), 0)
+        #: iterations after which the loss is looked at; a device is given more to do before it is waited for
+        self._patience = 1 if self.backend.unified else LOOK
         self.reuse_memory = reuse_memory
         self.net = self._train_net()
         self.test_nets = self._test_nets()
@@ -193,13 +197,14 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         arena, real = self.net.arena, self.backend.real
         self.history = [self.backend.empty((arena.size,)) for _ in range(self.histories)]
         self._hyper = self.backend.empty((8,), real)
+        self._hyper_values: tuple[float, ...] = ()
         self._clip = self.backend.from_array(np.ones(1, real))
         self._partial = self.backend.empty((CLIP_PIECES,), real)
         learnt = [not blob.statistic for blob in self.net.learnable_params]
         self._lr_mult = arena.per_block(list(compress(self.net.params_lr, learnt)))
         self._decay_mult = arena.per_block(list(compress(self.net.params_weight_decay, learnt)))
         self._update_version = -1
-        self._clear = self.backend.bind_launch("fill", arena.size, (self.net.arena_memory("diff"), 0.0))
+        self._iteration = Iteration(self.net, self.param.iter_size)
         self._check_rule()
 
     def _check_rule(self) -> None:
@@ -252,32 +257,16 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.lr, self.current_step = learning_rate(p, self.iter, self.current_step)
         if p.display and self.iter % p.display == 0:
             logger.info("Iteration %d, lr = %s", self.iter, number(self.lr))
-        self._hyper.assign((
+        hyper = (
             self.lr, p.momentum, self.second_decay(), p.delta, p.weight_decay, 1 / p.iter_size, self.adam_correction(),
             p.clip_gradients,
-        ))  # fmt: skip
+        )  # fmt: skip
+        if hyper != self._hyper_values:  # a copy to a device saved
+            self._hyper.assign(hyper)
+            self._hyper_values = hyper
         if self._update_version != self.net.arena.version:
             self._bind_update()
         self.backend.replay(self._update)
-
-    def masked_history(self) -> list[np.ndarray]:
-        """For each kind of history and each parameter its values, 0 where pruned: what a solver state holds.
-
-        Statistics have none, but a place (of zeros), as in Caffe's states.
-        """
-        places = {id(b.values): o for b, o in zip(self.net.arena.blobs, self.net.arena.offsets, strict=True)}
-        out = []
-        for kind in self.history:
-            for blob in self.net.learnable_params:
-                if blob.statistic:
-                    out.append(np.zeros(blob.shape, self.backend.real))
-                    continue
-                values = Memory(kind.storage, blob.shape, kind.offset + places[id(blob.values)]).array
-                keep = blob.mask
-                if keep is not None:
-                    values[~keep] = 0
-                out.append(values)
-        return out
 
     # ------------------------------------------------------------------------------------------------------- training
     def add_callback(self, on_start: Callable[[], Any], on_gradients: Callable[[], Any]) -> None:
@@ -291,16 +280,19 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self._timer = (time.perf_counter(), self.iter)
         while self.iter < stop:
             if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
+                self._look()
                 self.test_all()
                 if self._stopped:
                     return
             for on_start, _ in self._callbacks:
                 on_start()
-            self.backend.replay((self._clear,))
-            if p.debug_info and p.display and self.iter % p.display == 0:
+            shown = p.display and self.iter % p.display == 0
+            if p.debug_info and shown:
                 self._debug = debug.attach(self.net)
-            self._note_loss(sum(self._forward_backward() for _ in range(p.iter_size)) / p.iter_size)
-            if p.display and self.iter % p.display == 0:
+            self._iteration.run(self.iter)
+            if shown or self._iteration.waiting >= self._patience:
+                self._look()
+            if shown:
                 self._display()
             for _, on_gradients in self._callbacks:
                 on_gradients()
@@ -314,22 +306,28 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                 self.snapshot()
             if wanted == "stop":
                 self._stopped = True
-                return
+                break
+        self._look()
 
-    def _forward_backward(self) -> float:
-        self.net.run_forward(check=False)
-        self.net.run_backward()
-        self.net.check()
-        return self.net.loss()
+    @property
+    def smoothed_loss(self) -> float:
+        """The mean loss of the last ``average_loss`` iterations; reading it waits for the device."""
+        self._look()
+        return self._smoothed
 
-    def _note_loss(self, loss: float) -> None:
+    def _look(self) -> None:
+        """Take note of the losses so far. Raises DivergedError for NaN or an infinite one."""
+        for iteration, loss in self._iteration.look():
+            self._note_loss(iteration, loss)
+
+    def _note_loss(self, iteration: int, loss: float) -> None:
         if not math.isfinite(loss):
             where = self.net.first_bad() or "all blobs and parameters are finite"
             raise DivergedError(
-                f'solver "{self.source}": the loss is {loss} at iteration {self.iter}; first bad: {where}'
+                f'solver "{self.source}": the loss is {loss} at iteration {iteration}; first bad: {where}'
             )
         self._losses.append(loss)
-        self.smoothed_loss = sum(self._losses) / len(self._losses)
+        self._smoothed = sum(self._losses) / len(self._losses)
 
     def _display(self) -> None:
         (then, since), now = self._timer, time.perf_counter()
@@ -360,7 +358,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             return
         if p.display and self.iter % p.display == 0:
             self.net.run_forward()
-            self._note_loss(self.net.loss())
+            self._note_loss(self.iter, self.net.loss())
             logger.info("Iteration %d, loss = %s", self.iter, number(self.smoothed_loss))
         if p.test_interval and self.iter % p.test_interval == 0:
             self.test_all()

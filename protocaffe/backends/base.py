@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,10 +49,27 @@ class Backend(ABC):
     def __init__(self) -> None:
         #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)
         self.epoch = 0
+        #: counts changes of shapes and places of blobs, on which recorded plans depend
+        self.layouts = 0
         #: storages that Python may have written to since the last run
         self.dirty: set[Storage] = set()
         #: arrays of other tools on memory of this device
         self.loans = Loans()
+        #: grows when plans that were recorded before no longer hold: another way to compute was chosen
+        self.generation = 0
+
+    @property
+    def math(self) -> str:
+        """How floats are multiplied: "fp32", or on a GPU "tf32"."""
+        return "fp32"
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was measured and chosen for recorded plans: a run that is to repeat to the bit must `adopt` it."""
+        return {}
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Prefer ``choices``, of this backend's kind, to measuring."""
 
     def empty(self, shape: Sequence[int], dtype: Any = None) -> Memory:
         """Zeroed memory; the type is the backend's ``real`` unless given."""
@@ -137,7 +154,8 @@ class Backend(ABC):
     def bind_launch(
         self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
     ) -> Bound:
-        """A kernel over ``n`` elements (``rows``: a block per row); ``work`` is the number of elements if not ``n``.
+        """A kernel over ``n`` elements (``rows``: a block per row); ``work`` is the number of elements if not ``n``
+        (``rows``: if not those of the largest array).
 
         Raises KernelError if the arguments do not fit the kernel's signature.
         """
@@ -174,8 +192,8 @@ class GenericConvolution:
     ``ops`` is the recorder (plan.Recorder), ``shape`` a layers.convolution.ConvShape.
     """
 
-    #: whether `forward` takes ``relu=True``
-    fuses_relu = False
+    #: whether `forward` takes ``relu=True``, and ``pooled``
+    fuses_relu = fuses_pool = False
 
     def __init__(self, ops: Any, shape: Any) -> None:
         self.ops = ops
@@ -238,4 +256,19 @@ class GenericConvolution:
                 strides=(s.out_group * s.pixels, s.kernel_dim * s.pixels, s.out_group * s.kernel_dim),
             )  # fmt: skip
         if db is not None:
-            ops.launch_rows("bias_gradient", s.num_output, s.images, s.pixels, dy, db)
+            ops.bias_gradient(s.images, s.num_output, s.pixels, dy, db)
+
+    def backward(
+        self, x: Any, dy: Memory, w: Any, dw: Memory | None, db: Memory | None, dx: Memory | None,
+        fill: Callable[[int, int, Memory | None], None] | None = None,
+    ) -> None:  # fmt: skip
+        """The wanted ones of the gradients; ``fill(first, count, outer)`` records what writes dy of so many images.
+
+        Where ``outer`` is there, it gets dy as [F, N, P] as well.
+        """
+        if fill is not None:
+            fill(0, self.s.images, None)
+        if dw is not None:
+            self.backward_weights(x, dy, dw, db)
+        if dx is not None:
+            self.backward_data(dy, w, dx)

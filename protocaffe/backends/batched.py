@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..memory import Memory
@@ -104,7 +104,7 @@ class StackedConvolution(GenericConvolution):
             )  # fmt: skip
             self.ops.launch("bias_gradient_columns", weights, count, partial, dw)
         if db is not None:
-            self.ops.launch_rows("bias_gradient", s.num_output, s.images, s.pixels, dy, db)
+            self.ops.bias_gradient(s.images, s.num_output, s.pixels, dy, db)
 
 
 class WideConvolution(GenericConvolution):
@@ -113,7 +113,7 @@ class WideConvolution(GenericConvolution):
     The product has channels outermost, [F, N, P]; the pass that puts images first adds the bias and applies the ReLU.
     """
 
-    fuses_relu = True
+    fuses_relu = fuses_pool = True
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         s = self.s
@@ -137,19 +137,33 @@ class WideConvolution(GenericConvolution):
         strides = (m * k, k * n, m * n)
         self.ops.gemm_batched(self.s.group, trans_a, trans_b, m, n, k, 1.0, a, lda, b, ldb, beta, c, ldc, strides)
 
-    def forward(self, x: Memory, w: Memory, bias: Memory | None, y: Memory, relu: bool = False) -> None:
-        """y = W columns(x) + b, with ``relu`` max(0, that)."""
+    def forward(
+        self, x: Memory, w: Memory, bias: Memory | None, y: Memory, relu: bool = False,
+        pooled: tuple[Memory, Memory] | None = None,
+    ) -> None:  # fmt: skip
+        """y = W columns(x) + b, with ``relu`` max(0, that), with ``pooled`` the maxima of 2x2 windows, too."""
         s = self.s
         for first, count in self._chunks():
             columns, outputs = self._scratch(count)
             wide = count * s.pixels
-            image, out = x.at(first * s.in_count, count * s.in_count), y.at(first * s.out_count, count * s.out_count)
-            self.ops.launch("im2col_wide", count, s.window2d, image, columns, work=columns.count)
+            out = y.at(first * s.out_count, count * s.out_count)
+            self._unfold(x, first, count, columns)
             self._product(
                 False, False, s.out_group, wide, s.kernel_dim, w, s.kernel_dim, columns, wide, 0.0, outputs, wide
             )
-            args = (s.pixels, s.num_output, count, outputs, bias, int(relu), out)
-            self.ops.launch("images_first", count * s.num_output, *args, work=outputs.count)
+            if pooled is None:
+                args = (s.pixels, s.num_output, count, outputs, bias, int(relu), out)
+                self.ops.launch("images_first", count * s.num_output, *args, work=outputs.count)
+                continue
+            windows = count * s.out_count // 4
+            small = [memory.at(first * s.out_count // 4, windows) for memory in pooled]
+            extents = (*(extent // 2 for extent in s.out_dims), s.num_output, count)
+            args = (*extents, outputs, bias, out, *small)
+            self.ops.launch("conv_pool_epilogue", count * s.num_output, *args, work=windows)
+
+    def _unfold(self, x: Memory, first: int, count: int, columns: Memory) -> None:
+        image = x.at(first * self.s.in_count, count * self.s.in_count)
+        self.ops.launch("im2col_wide", count, self.s.window2d, image, columns, work=columns.count)
 
     def _outer(self, dy: Memory, first: int, count: int, outputs: Memory) -> None:
         s = self.s
@@ -158,31 +172,39 @@ class WideConvolution(GenericConvolution):
 
     def backward_data(self, dy: Memory, w: Memory, dx: Memory) -> None:
         """dx = col2im(W' dy)."""
-        s = self.s
-        for first, count in self._chunks():
-            columns, outputs = self._scratch(count)
-            wide = count * s.pixels
-            self._outer(dy, first, count, outputs)
-            self._product(
-                True, False, s.kernel_dim, wide, s.out_group, w, s.kernel_dim, outputs, wide, 0.0, columns, wide
-            )
-            image = dx.at(first * s.in_count, count * s.in_count)
-            self.ops.launch("col2im_wide", count, s.window2d, columns, image, work=image.count)
+        self.backward(None, dy, w, None, None, dx)
 
     def backward_weights(self, x: Memory, dy: Memory, dw: Memory, db: Memory | None) -> None:
         """dW += dy columns(x)'; db += sum of dy."""
+        self.backward(x, dy, None, dw, db, None)
+
+    def backward(
+        self, x: Memory | None, dy: Memory, w: Memory | None, dw: Memory | None, db: Memory | None, dx: Memory | None,
+        fill: Callable[[int, int, Memory | None], None] | None = None,
+    ) -> None:  # fmt: skip
+        """The wanted gradients: dy is brought into the order of the products once for all of them."""
         s = self.s
         for first, count in self._chunks():
             columns, outputs = self._scratch(count)
             wide = count * s.pixels
-            self._outer(dy, first, count, outputs)
-            image = x.at(first * s.in_count, count * s.in_count)
-            self.ops.launch("im2col_wide", count, s.window2d, image, columns, work=columns.count)
-            self._product(
-                False, True, s.out_group, s.kernel_dim, wide, outputs, wide, columns, wide, 1.0, dw, s.kernel_dim
-            )
-            if db is not None:
-                self.ops.launch_rows("bias_gradient", s.num_output, 1, wide, outputs, db)
+            if fill is None:
+                self._outer(dy, first, count, outputs)
+            else:
+                fill(first, count, outputs)
+            if dw is not None:
+                assert x is not None
+                self._unfold(x, first, count, columns)
+                args = (outputs, wide, columns, wide, 1.0, dw, s.kernel_dim)
+                self._product(False, True, s.out_group, s.kernel_dim, wide, *args)
+            if dx is not None:
+                assert w is not None
+                self._product(
+                    True, False, s.kernel_dim, wide, s.out_group, w, s.kernel_dim, outputs, wide, 0.0, columns, wide
+                )
+                image = dx.at(first * s.in_count, count * s.in_count)
+                self.ops.launch("col2im_wide", count, s.window2d, columns, image, work=image.count)
+        if db is not None:
+            self.ops.bias_gradient(s.images, s.num_output, s.pixels, dy, db)
 
 
 def batched_convolution(ops: Any, shape: Any) -> GenericConvolution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,24 @@ import numpy as np
 
 from ..errors import BackendError
 from ..memory import Memory, Storage
+from ..patterns import PORTABLE
+from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
 from .arguments import Kernels
 from .base import Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
 from .cuda_device import open_device
+from .cuda_dnn import Convolutions
 from .cuda_graph import segments
 from .cuda_interop import SharedGpu
 from .cuda_kernels import Modules
+from .engine_choices import Choices
 
 _BLOCK = 256
 _ROW_BLOCKS = (32, 64, 128, 256, 512, 1024)
+#: elements of a row that a thread takes, if the row has as many for 32 threads
+_PER_LANE = 4
 #: blocks per multiprocessor at most: more elements than that are strides of the kernels' loops
 _WAVES = 32
 #: elements from which on a kernel is compiled for the shape of its images
@@ -39,6 +45,7 @@ class CudaBackend(SharedGpu):
 
     name = "cuda"
     unified = False
+    patterns = (ConvolutionReLUPooling, *PORTABLE)
 
     def __init__(self, real: Any = np.float32, device: int = 0) -> None:
         super().__init__()
@@ -49,7 +56,9 @@ class CudaBackend(SharedGpu):
         folder = resource_path("kernels")
         self._kernels = Kernels(folder, self.real)
         self._modules = Modules(self.device, folder / "portable.h", self.real == np.float64)
-        self._blas = Blas(self.device, self.real)
+        self._choices = Choices()
+        self._blas = Blas(self.device, self.real, self._choices)
+        self._convolutions = Convolutions(self, self._choices)
         self._users: dict[str, Path] = {}
         #: whether plans recorded from now on are captured into CUDA graphs
         self.graphs = True
@@ -61,7 +70,14 @@ class CudaBackend(SharedGpu):
 
     @math.setter
     def math(self, mode: str) -> None:
-        self._blas.math = mode
+        if mode != self._blas.math:
+            self._blas.math = mode
+            self.generation += 1
+
+    @property
+    def blas_version(self) -> int:
+        """cuBLAS's version."""
+        return self._blas.version
 
     # ------------------------------------------------------------------------------------------------------- memory
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, None]:
@@ -105,7 +121,8 @@ class CudaBackend(SharedGpu):
         structs = {p.type: v for p, v in zip(signature.parameters, values, strict=True) if type(v) is tuple}
         wide = max(largest, elements) >= _NARROW
         function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
-        block = _row_block(largest // n) if rows else _BLOCK
+        columns = (largest if work is None else work) // n
+        block = _row_block(columns // _PER_LANE) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
         call = partial(function.launch, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
@@ -117,7 +134,20 @@ class CudaBackend(SharedGpu):
         calls = [call for call in calls if call is not nothing]
         return segments(self.device, calls) if self.graphs else calls
 
-    # --------------------------------------------------------------------------------------------------------- GEMM
+    # --------------------------------------------------------------------------------------------- convolution, GEMM
+    def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
+        """cuDNN's, where it is asked for or faster."""
+        return self._convolutions.bind(step, shape, args, relu)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The engines that plans were recorded with."""
+        return dict(self._choices.used)
+
+    def adopt(self, choices: Mapping[str, str]) -> None:
+        """Use these engines; plans that were recorded with others no longer hold."""
+        self.generation += self._choices.adopt(choices)
+
     def convolution(self, ops: Any, shape: Any) -> GenericConvolution:
         """All images at once: a call for each would leave the GPU idle."""
         return batched_convolution(ops, shape)
@@ -145,9 +175,9 @@ class CudaBackend(SharedGpu):
         return nothing if call is None else call
 
 
-def _row_block(columns: int) -> int:
-    """Threads for a row of about so many columns."""
-    return next((block for block in _ROW_BLOCKS if block >= columns), _ROW_BLOCKS[-1])
+def _row_block(lanes: int) -> int:
+    """Threads for a row that about so many are of use to."""
+    return next((block for block in _ROW_BLOCKS if block >= lanes), _ROW_BLOCKS[-1])
 
 
 def _pack(value: Any) -> Any:

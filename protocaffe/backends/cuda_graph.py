@@ -27,6 +27,10 @@ class Segment:
         self._warm = False
         self._graph: Any = None
 
+    def warm(self) -> None:
+        """Capture at the next call: every call has been made before."""
+        self._warm = True
+
     def __call__(self) -> None:
         """Do what the calls do."""
         if self._graph is None:

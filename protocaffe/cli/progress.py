@@ -67,11 +67,15 @@ def training(solver: Any, title: str) -> Iterator[None]:
     from protocaffe.scoring import number
 
     images = images_per_iteration(solver)
-    start, first = time.monotonic(), solver.iter
+    start, first, shown = time.monotonic(), solver.iter, 0.0
     with bar(title, solver.param.max_iter) as update:
 
         def report() -> None:
-            seconds = time.monotonic() - start
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown < 0.1 and solver.iter < solver.param.max_iter:
+                return  # the loss is not for free: reading it waits for the device
+            shown, seconds = now, now - start
             speed = (solver.iter - first) * images / seconds if seconds else 0.0
             parts = [f"loss {number(solver.smoothed_loss)}", *scores(solver), f"{speed:,.0f} images/s"]
             update(solver.iter, ", ".join(parts))

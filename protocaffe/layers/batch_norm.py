@@ -6,7 +6,7 @@ import math
 
 from ..errors import ParameterError, ShapeError
 from ..layer import TEST, Layer, register
-from .channels import CHUNKS
+from .channels import chunks_of_images
 
 
 @register("BatchNorm")
@@ -65,7 +65,7 @@ class BatchNorm(Layer):
             self.fail(ShapeError, f'bottom "{x.name}" must have {self.channels} channels (axis 1), got shape {x.shape}')
         self.images = x.shape[0] if x.num_axes > 1 else 1
         self.inner = x.count_range(2) if x.num_axes > 1 else x.count
-        self.chunks = max(1, min(self.images, CHUNKS))
+        self.chunks = chunks_of_images(self.images, self.channels)
         top[0].reshape(x.shape)
         self.factors = self.buffer("factors", (2 * self.channels,))
         if not self.stored:
@@ -91,7 +91,8 @@ class BatchNorm(Layer):
     def forward(self, bottom, top):
         x, y, rows = bottom[0].data_mem, top[0].data_mem, self.images * self.channels
         self.statistics(self.ops, x)
-        self.ops.launch_rows("batch_norm_forward", rows, self.inner, self.channels, x, self.factors, y)
+        args = (self.inner, self.channels, x, self.factors, y)
+        self.ops.launch("batch_norm_forward", rows, *args, work=bottom[0].count)
         if top[0] is bottom[0] and not self.stored:
             self.ops.launch("copy", bottom[0].count, y, self.normalised(bottom, top))
 
@@ -107,7 +108,7 @@ class BatchNorm(Layer):
             self.ops.launch_rows("channel_gradient_sums", self.channels * self.chunks, *args)
             count = float(max(1, self.images * self.inner))
             self.ops.launch("channel_gradient_means", self.channels, self.chunks, count, self.partial, self.sums)
-        self.ops.launch_rows(
+        self.ops.launch(
             "batch_norm_backward", self.images * self.channels, self.inner, self.channels, x, int(inplace),
-            self.factors, sums, int(not self.stored), dy, dx,
+            self.factors, sums, int(not self.stored), dy, dx, work=bottom[0].count,
         )  # fmt: skip

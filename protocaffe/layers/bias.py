@@ -46,7 +46,7 @@ class Bias(Layer):
     def forward(self, bottom, top):
         b, over = self.blobs[0] if self.own else bottom[1], self.over
         args = (over.inner, over.channels, bottom[0].data_mem, b.data_mem, top[0].data_mem)
-        self.ops.launch_rows("shift_forward", over.outer * over.channels, *args)
+        self.ops.launch("shift_forward", over.outer * over.channels, *args, work=bottom[0].count)
 
     def backward(self, top, propagate_down, bottom):
         b, over, dy = self.blobs[0] if self.own else bottom[1], self.over, top[0].diff_mem

@@ -10,8 +10,17 @@ from ..blob import Blob
 from ..errors import ParameterError, ShapeError
 from ..layer import Layer
 
-#: pieces of a sum over images, whatever the number of threads
-CHUNKS = 16
+#: pieces of sums over images: in all, which is what fills a GPU, and of one channel
+PIECES, MOST = 2048, 64
+
+
+def chunks_of_images(images: int, channels: int) -> int:
+    """Into how many pieces sums over the images of each channel are cut, whatever the number of threads.
+
+    >>> chunks_of_images(256, 64), chunks_of_images(256, 2048), chunks_of_images(4, 64), chunks_of_images(0, 3)
+    (32, 1, 4, 1)
+    """
+    return max(1, min(images, MOST, -(-PIECES // max(1, channels))))
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Broadcast:
     @property
     def chunks(self) -> int:
         """Pieces in which sums over ``outer`` are taken."""
-        return max(1, min(self.outer, CHUNKS))
+        return chunks_of_images(self.outer, self.channels)
 
     @property
     def extents(self) -> tuple[int, int, int, int]:

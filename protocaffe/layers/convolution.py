@@ -28,6 +28,8 @@ class ConvShape:
     pad: tuple[int, ...]
     dilation: tuple[int, ...]
     generic: bool = False
+    #: "DEFAULT" (the device's faster one), "CAFFE" (im2col and GEMM) or "CUDNN"
+    engine: str = "DEFAULT"
 
     @property
     def pixels(self) -> int:
@@ -153,6 +155,13 @@ class BaseConvolution(Layer):
         """Outputs, inputs of a group, kernel."""
         return (self.num_output, self.channels // self.group, *self.kernel)
 
+    @property
+    def engine(self) -> str:
+        """Caffe's ``engine``; those of other forks, for processors, mean the default."""
+        p = self.param.convolution_param
+        name = p.Engine.Name(p.engine)
+        return name if name in ("CAFFE", "CUDNN") else "DEFAULT"
+
     def mask_filler(self) -> Any:
         """The mask's filler, if one is given."""
         p = self.param.convolution_param
@@ -184,7 +193,7 @@ class Convolution(BaseConvolution):
 
     Options: ``num_output``, ``kernel_size`` (or ``kernel_h``, ``kernel_w``), ``stride`` 1, ``pad`` 0, ``dilation`` 1,
     ``group`` 1, ``axis`` 1, ``weight_filler``, ``bias_filler``, ``mask_filler``; ``force_nd_im2col`` takes the general
-    path. Raises ParameterError for impossible options, ShapeError for a kernel larger than the padded input.
+    path; ``engine`` on a GPU: CAFFE (im2col and GEMM), CUDNN, or DEFAULT, the faster of both. Raises ParameterError for impossible options, ShapeError for a kernel larger than the padded input.
 
     Example::
 
@@ -211,7 +220,7 @@ class Convolution(BaseConvolution):
         generic = self.param.convolution_param.force_nd_im2col
         self.shape = ConvShape(
             images, self.channels, self.num_output, self.group, tuple(in_dims), tuple(out),
-            self.kernel, self.stride, self.pad, self.dilation, generic,
+            self.kernel, self.stride, self.pad, self.dilation, generic, self.engine,
         )  # fmt: skip
 
     def forward(self, bottom, top):
@@ -220,15 +229,11 @@ class Convolution(BaseConvolution):
             self.ops.conv_forward(self.shape, b.data_mem, self.blobs[0].data_mem, bias, t.data_mem)
 
     def backward(self, top, propagate_down, bottom):
-        want_bias = self.bias_term and self.param_propagate_down[1]
+        s, w = self.shape, self.blobs[0].data_mem
+        dw = self.blobs[0].diff_mem if self.param_propagate_down[0] else None
+        db = self.blobs[1].diff_mem if self.bias_term and self.param_propagate_down[1] else None
         for t, down, b in zip(top, propagate_down, bottom, strict=True):
-            if self.param_propagate_down[0]:
-                db = self.blobs[1].diff_mem if want_bias else None
-                self.ops.conv_backward_weights(self.shape, b.data_mem, t.diff_mem, self.blobs[0].diff_mem, db)
-            elif want_bias:
-                s = self.shape
-                self.ops.launch_rows(
-                    "bias_gradient", s.num_output, s.images, s.pixels, t.diff_mem, self.blobs[1].diff_mem
-                )
-            if down:
-                self.ops.conv_backward_data(self.shape, t.diff_mem, self.blobs[0].data_mem, b.diff_mem)
+            if dw is None and db is not None:
+                self.ops.bias_gradient(s.images, s.num_output, s.pixels, t.diff_mem, db)
+            both = (dw, None if dw is None else db)
+            self.ops.conv_backward(s, b.data_mem, t.diff_mem, w, *both, b.diff_mem if down else None)

@@ -50,6 +50,7 @@ class Deconvolution(BaseConvolution):
         self.shape = ConvShape(
             first.count_range(0, self.channel_axis), self.num_output, self.channels, self.group, out, tuple(in_dims),
             self.kernel, self.stride, self.pad, self.dilation, self.param.convolution_param.force_nd_im2col,
+            self.engine,
         )  # fmt: skip
 
     @property
@@ -68,8 +69,7 @@ class Deconvolution(BaseConvolution):
         images, pixels = self._bias_extents
         for t, down, b in zip(top, propagate_down, bottom, strict=True):
             if self.bias_term and self.param_propagate_down[1]:
-                args = (images, pixels, t.diff_mem, self.blobs[1].diff_mem)
-                self.ops.launch_rows("bias_gradient", self.num_output, *args)
+                self.ops.bias_gradient(images, self.num_output, pixels, t.diff_mem, self.blobs[1].diff_mem)
             if self.param_propagate_down[0]:
                 self.ops.conv_backward_weights(self.shape, t.diff_mem, b.data_mem, self.blobs[0].diff_mem, None)
             if down:

@@ -64,19 +64,25 @@ class InnerProduct(Layer):
         ops.gemm(False, not self.transpose, m, n, k, 1.0, x, k, w, self._ld, 0.0, y, n)
 
     def backward(self, top, propagate_down, bottom):
+        self.gradients(self.ops, bottom[0], top[0].diff_mem, propagate_down[0])
+
+    def gradients(self, ops, bottom, dy, propagate_down, sign=None):
+        """Record dW, db and, if wanted, dx; with ``sign``, dy is first set to 0 where that is not positive."""
         m, n, k = self.rows, self.outputs, self.inputs
-        dy, x = top[0].diff_mem, bottom[0].data_mem
+        x = bottom.data_mem
+        wanted = self.bias_term and self.param_propagate_down[1]
+        if wanted or sign is not None:
+            db = self.blobs[1].diff_mem if wanted else None
+            ops.launch_rows("bias_gradient_panels", -(-n // 32), m, n, sign, dy, db)
         if self.param_propagate_down[0]:
             dw = self.blobs[0].diff_mem
             if self.transpose:
-                self.ops.gemm(True, False, k, n, m, 1.0, x, k, dy, n, 1.0, dw, n)
+                ops.gemm(True, False, k, n, m, 1.0, x, k, dy, n, 1.0, dw, n)
             else:
-                self.ops.gemm(True, False, n, k, m, 1.0, dy, n, x, k, 1.0, dw, k)
-        if self.bias_term and self.param_propagate_down[1]:
-            self.ops.launch("bias_gradient_columns", n, m, dy, self.blobs[1].diff_mem)
-        if propagate_down[0]:
-            w, dx = self.blobs[0].data_mem, bottom[0].diff_mem
-            self.ops.gemm(False, self.transpose, m, k, n, 1.0, dy, n, w, self._ld, 0.0, dx, k)
+                ops.gemm(True, False, n, k, m, 1.0, dy, n, x, k, 1.0, dw, k)
+        if propagate_down:
+            w, dx = self.blobs[0].data_mem, bottom.diff_mem
+            ops.gemm(False, self.transpose, m, k, n, 1.0, dy, n, w, self._ld, 0.0, dx, k)
 
     @property
     def _ld(self) -> int:

@@ -90,8 +90,12 @@ class LabelledLoss(Labelled):
             "nll_rows", self.rows, self.channels, self.inner, values, label.data_mem, int(logarithms), self.has_ignore,
             self.ignore, self.row_value, self.row_valid, self.status,
         )  # fmt: skip
+        self.record_mean(self.ops, top)
+
+    def record_mean(self, ops, top) -> None:
+        """top = sum of the rows' losses / divisor."""
         args = (self.rows, self.row_value, self.row_valid, float(self.divisor), self.normalizer, top.data_mem)
-        self.ops.launch_rows("loss_mean", 1, *args)
+        ops.launch_rows("loss_mean", 1, *args)
 
     def refuse_label_gradient(self, propagate_down) -> None:
         """Labels have no gradient."""

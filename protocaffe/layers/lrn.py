@@ -53,21 +53,25 @@ class LRN(Layer):
         self.extents: tuple[int, ...] = (h, w, reach)
         #: sums down the columns, with zeros around each line
         self.column = n * c * h * (w + 2 * reach)
+        #: elements of all rows, for four of which a thread is worth it
+        self.lanes: int | None = None
         if self.across:
             self.region, self.rows = "across", n * -(-h * w // WIDTH)
             self.extents = (c, h * w, WIDTH, self.half)
+            self.lanes = 4 * self.rows * min(WIDTH, h * w)
 
     def forward(self, bottom, top):
         form = (self.k, self.a, self.beta, int(self.beta == 0.75))
         room = [] if self.across else [self.ops.scratch((self.column,))]
         args = (*self.extents, *form, bottom[0].data_mem, *room, self.scale, top[0].data_mem)
-        self.ops.launch_rows(f"lrn_{self.region}_forward", self.rows, *args)
+        self.ops.launch_rows(f"lrn_{self.region}_forward", self.rows, *args, work=self.lanes)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom[0].count
+            form = (self.k, *form) if self.across else form
             values = (bottom[0].data_mem, self.scale, top[0].data_mem, top[0].diff_mem)
             both = self.ops.scratch((count + (0 if self.across else self.column),))
             room = [both.at(0, count)] if self.across else [both.at(0, count), both.at(count, self.column)]
             args = (*self.extents, *form, *values, *room, bottom[0].diff_mem)
-            self.ops.launch_rows(f"lrn_{self.region}_backward", self.rows, *args)
+            self.ops.launch_rows(f"lrn_{self.region}_backward", self.rows, *args, work=self.lanes)

@@ -57,7 +57,7 @@ class Scale(Layer):
             self.ops.launch("copy", bottom[0].count, x, self.input(bottom, top))
         b = self.blobs[-1].data_mem if self.bias_term else g.data_mem
         args = (over.inner, over.channels, x, g.data_mem, b, int(self.bias_term), top[0].data_mem)
-        self.ops.launch_rows("scale_forward", over.outer * over.channels, *args)
+        self.ops.launch("scale_forward", over.outer * over.channels, *args, work=bottom[0].count)
 
     def backward(self, top, propagate_down, bottom):
         g, over, dy = self.blobs[0] if self.own else bottom[1], self.over, top[0].diff_mem
@@ -75,4 +75,4 @@ class Scale(Layer):
                 self.ops.launch("channel_gradient_add", over.channels, over.chunks, which, add, partial, out)
         if propagate_down[0]:
             args = (over.inner, over.channels, dy, g.data_mem, g.data_mem, 0, bottom[0].diff_mem)
-            self.ops.launch_rows("scale_forward", over.outer * over.channels, *args)
+            self.ops.launch("scale_forward", over.outer * over.channels, *args, work=bottom[0].count)

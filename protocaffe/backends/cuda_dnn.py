@@ -1,0 +1,276 @@
+"""Convolutions on the GPU: by cuDNN where Caffe's ``engine`` field says so, or where it is the faster engine.
+
+``engine: CAFFE`` is im2col and GEMM (batched.py), ``CUDNN`` cuDNN's best plan that repeats to the bit, ``DEFAULT`` the
+faster of both for the shape and step: measured when it is first met, kept by engine_choices.py. With PROTOCAFFE_TUNE=0
+nothing is measured: see `by_rule`. Without cuDNN ``DEFAULT`` is im2col and GEMM.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from ctypes import c_void_p
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+from ..memory import Memory, Slot
+from .base import Bound
+from .cuda_blas import address
+from .cuda_timing import fastest
+from .cudnn_graph import BIAS, ConvGraph, Plan, W, X, Y
+from .cudnn_library import CudnnError, Library, load
+from .engine_choices import CAFFE, Choices, shape_key, tuning
+
+logger = logging.getLogger("protocaffe.engines")
+
+CUDNN = "CUDNN"
+#: bytes that a plan may need as scratch memory
+ROOM = 1 << 30
+#: plans of cuDNN that are measured
+PLANS = 8
+_ALIGNMENT = 16
+_ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weights": (X, Y, W, None)}
+
+
+class Workspace:
+    """Scratch memory that all plans share; a captured graph keeps the piece that it was captured with."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self.room: Any = None
+        self._size = 0
+
+    def reserve(self, size: int) -> None:
+        """Have at least ``size`` bytes."""
+        if size > self._size:
+            self.room, self._size = self._device.allocate(size), size
+
+
+class _Run:
+    """A plan with its addresses as a call."""
+
+    def __init__(self, library: Library, handle: c_void_p, graph: ConvGraph, plan: Plan, places: dict[int, Memory],
+                 workspace: Workspace) -> None:  # fmt: skip
+        self._library, self._handle = library, handle
+        self._graph, self._plan, self._workspace = graph, plan, workspace
+        self.keep = places
+        self._room: Any = None
+        self._pack: Any = None
+        workspace.reserve(plan.workspace)
+
+    def __call__(self) -> None:
+        room = self._workspace.room if self._plan.workspace else None
+        if self._pack is None or room is not self._room:
+            pointers = [address(memory) for memory in self.keep.values()]
+            self._pack = self._graph.pack(list(self.keep), pointers, room.address if room else 0)
+            self._room = room
+        self._library.call("cudnnBackendExecute", self._handle, self._plan.descriptor.pointer, self._pack.pointer)
+
+
+class _Both:
+    """Calls that follow one another as one."""
+
+    def __init__(self, calls: Sequence[Bound]) -> None:
+        self.calls = list(calls)
+
+    def __call__(self) -> None:
+        for call in self.calls:
+            call()
+
+
+class Convolutions:
+    """The convolutions of one CUDA backend."""
+
+    def __init__(self, backend: Any, choices: Choices) -> None:
+        self._backend = backend
+        self._device = backend.device
+        self.choices = choices
+        self._workspace = Workspace(backend.device)
+        self._told = False
+
+    @cached_property
+    def library(self) -> Library | None:
+        """cuDNN, if it is there."""
+        try:
+            return load()
+        except BackendError as error:
+            self._missing = str(error)
+            return None
+
+    @cached_property
+    def _handle(self) -> c_void_p:
+        assert self.library is not None
+        return self.library.create(self._device.stream.handle)
+
+    @cached_property
+    def _machine(self) -> str:
+        version = self.library.version if self.library else "none"
+        return f"{self._device.gpu.name()}, cuDNN {version}, cuBLAS {self._backend.blas_version}"
+
+    # ---------------------------------------------------------------------------------------------------------- verbs
+    def bind(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
+        """The step by cuDNN, or None where im2col and GEMM are to do it."""
+        explicit = shape.engine == CUDNN
+        if explicit and self.library is None:
+            raise BackendError(f"engine: CUDNN: {self._missing}")
+        if explicit and len(shape.kernel) > 3:
+            raise BackendError(f"engine: CUDNN takes 1 to 3 spatial axes, got {len(shape.kernel)}")
+        if not all(m is None or m.count for m in args) or not shape.images:
+            return None
+        if not explicit and (shape.engine == CAFFE or not self._applies(shape)):
+            return None
+        trial = _Trial(self, step, shape, args, relu)
+        key = f"{self._machine}, {self._backend.math}, {shape.engine}: {trial.name}"
+        choice = self.choices.find(key)
+        if choice is not None:
+            try:
+                call = None if choice == CAFFE else trial.bind(choice, args)
+                self.choices.use(key, choice)
+                return call
+            except CudnnError as error:
+                logger.info("%s: %s: measured again", key, error)
+        if tuning():
+            choice = trial.measure()
+            self.choices.add(key, choice)
+        else:
+            choice = trial.first_plan() if explicit or by_rule(step, shape) == CUDNN else CAFFE
+        self.choices.use(key, choice)
+        return None if choice == CAFFE else trial.bind(choice, args)
+
+    def _applies(self, shape: Any) -> bool:
+        """Whether there is anything to choose for ``engine: DEFAULT``."""
+        if shape.generic or self._backend.real != np.float32 or len(shape.kernel) > 3:
+            return False
+        if self.library is None and not self._told:
+            self._told = True
+            logger.warning("convolutions are computed by im2col and GEMM: %s", self._missing)
+        return self.library is not None
+
+
+def by_rule(step: str, shape: Any) -> str:
+    """The engine that ``DEFAULT`` means where nothing may be measured.
+
+    im2col and GEMM for few input channels (up to 4), whose columns cost little against what cuDNN makes of them, and
+    for kernels so small that one image's columns are; cuDNN for all else.
+    """
+    return CAFFE if shape.channels <= 4 else CUDNN
+
+
+class _Trial:
+    """One step at one shape: its candidates, and calls of them."""
+
+    def __init__(self, owner: Convolutions, step: str, shape: Any, args: Sequence[Memory | None], relu: bool) -> None:
+        self._owner, self._backend = owner, owner._backend
+        self._step, self._shape, self._args, self._relu = step, shape, args, relu
+        self._bias = args[2] if step == "forward" else None
+        self._alignment = _aligned(args)
+        self.name = shape_key(step, shape, self._bias is not None, relu)
+        if self._alignment != _ALIGNMENT:
+            self.name += f" at {self._alignment} bytes"
+
+    def _graph(self, fused: bool) -> ConvGraph:
+        owner, double = self._owner, self._backend.real == np.float64
+        assert owner.library is not None
+        return ConvGraph(
+            owner.library, owner._handle, owner._device.trash, self._step, self._shape, double,
+            self._backend.math == "tf32", self._step == "backward_weights", fused and self._bias is not None,
+            fused and self._relu, self._alignment,
+        )  # fmt: skip
+
+    def bind(self, choice: str, args: Sequence[Memory | None]) -> Bound:
+        """A call of what a choice names: "CUDNN <plan>", or "CUDNN fused <plan>" with bias and ReLU in the plan."""
+        name = choice.removeprefix(f"{CUDNN} ")
+        fused = name.startswith("fused ")
+        graph = self._graph(fused)
+        return self._call(graph, graph.plan(name.removeprefix("fused ")), args, fused)
+
+    def _call(self, graph: ConvGraph, plan: Plan, args: Sequence[Memory | None], fused: bool) -> Bound:
+        owner = self._owner
+        places = {
+            number: memory
+            for number, memory in zip(_ORDER[self._step], args, strict=True)
+            if memory is not None and number is not None and (fused or number != BIAS)
+        }
+        assert owner.library is not None
+        run = _Run(owner.library, owner._handle, graph, plan, places, owner._workspace)
+        rest = [] if fused else self._rest(args)
+        return _Both([run, *rest]) if rest else run
+
+    def _rest(self, args: Sequence[Memory | None]) -> list[Bound]:
+        """Calls of kernels for what the convolution alone leaves to do."""
+        bind, s = self._backend.bind_launch, self._shape
+        if self._step == "backward_weights" and args[3] is not None:
+            return [bind("bias_gradient", s.num_output, (s.images, s.pixels, args[1], args[3]), rows=True)]
+        if self._step != "forward":
+            return []
+        bias, y = args[2:]
+        assert y is not None
+        if bias is not None:
+            kernel = "bias_relu" if self._relu else "bias_add"
+            return [bind(kernel, s.images * s.num_output, (s.pixels, s.num_output, bias, y), rows=True)]
+        return [bind("relu_forward", y.count, (y, y, 0.0))] if self._relu else []
+
+    # -------------------------------------------------------------------------------------------------------- choosing
+    def _plans(self) -> list[tuple[str, ConvGraph, Plan, bool]]:
+        """The candidates of cuDNN, by choice."""
+        found = []
+        for fused in (False, True) if self._bias is not None or self._relu else (False,):
+            try:
+                graph = self._graph(fused)
+                for plan in graph.plans(ROOM, PLANS):
+                    found.append((f"{CUDNN} {'fused ' * fused}{plan.name}", graph, plan, fused))
+            except CudnnError as error:
+                logger.debug("%s: %s", self.name, error)
+        return found
+
+    def candidates(self, caffe: bool) -> dict[str, Callable[[], Bound]]:
+        """What makes a call of each choice, on results of its own and the caller's operands."""
+        args = list(self._args)
+        for i in (2, 3) if self._step == "backward_weights" else (-1,):
+            memory = args[i]
+            args[i] = None if memory is None else self._backend.empty(memory.shape)
+
+        def engine(graph: ConvGraph, plan: Plan, fused: bool) -> Callable[[], Bound]:
+            return lambda: self._call(graph, plan, args, fused)
+
+        out: dict[str, Callable[[], Bound]] = {CAFFE: lambda: self._generic(args)} if caffe else {}
+        return out | {name: engine(graph, plan, fused) for name, graph, plan, fused in self._plans()}
+
+    def _generic(self, args: Sequence[Memory | None]) -> Bound:
+        from ..plan import Recorder
+
+        ops = Recorder(self._backend, "", Slot(self._backend, self._backend.real))
+        ops.generic_conv(self._step, self._shape, args, self._relu)
+        both = _Both([call.run for call in ops.calls])
+        both.scratch = ops  # type: ignore[attr-defined]  # its memory is in use for as long as the call is
+        return both
+
+    def measure(self) -> str:
+        """The fastest choice."""
+        explicit = self._shape.engine == CUDNN
+        times = fastest(self._owner._device, self.candidates(caffe=not explicit))
+        if not times:
+            raise BackendError(f"engine: CUDNN: cuDNN has no plan that repeats to the bit for {self.name}")
+        best = min(times, key=lambda name: times[name])
+        logger.debug("%s: %s of %s", self.name, best, {name: round(us, 1) for name, us in times.items()})
+        return best
+
+    def first_plan(self) -> str:
+        """cuDNN's first plan, without measuring; im2col and GEMM where it has none."""
+        for plan in self._graph(False).plans(ROOM, 1):
+            return f"{CUDNN} {plan.name}"
+        if self._shape.engine == CUDNN:
+            raise BackendError(f"engine: CUDNN: cuDNN has no plan that repeats to the bit for {self.name}")
+        return CAFFE
+
+
+def _aligned(args: Sequence[Memory | None]) -> int:
+    """The largest power of two, up to 16, of which every address is a multiple."""
+    together = _ALIGNMENT
+    for memory in args:
+        if memory is not None:
+            together |= address(memory)
+    return together & -together

@@ -1,0 +1,176 @@
+"""Convolution engines on the GPU: cuDNN against im2col and GEMM and against windows and einsum in float64."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from protocaffe.backends import get_backend
+from protocaffe.backends.cuda_graph import Segment
+from protocaffe.backends.engine_choices import CAFFE
+from protocaffe.layers.convolution import ConvShape
+from tests.support import oracles
+from tests.support.backends import has_gpu
+
+pytestmark = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
+
+#: images, channels, outputs, input, kernel, stride, pad, dilation, group
+GRID = {
+    "plain": (4, 8, 16, (12, 12), (3, 3), (1, 1), (0, 0), (1, 1), 1),
+    "pad": (8, 64, 64, (24, 24), (3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "stride": (8, 32, 48, (13, 15), (3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "dilation": (4, 8, 12, (17, 19), (3, 3), (1, 1), (2, 2), (2, 2), 1),
+    "group": (4, 8, 12, (11, 9), (3, 3), (1, 1), (1, 1), (1, 1), 4),
+    "depthwise": (4, 16, 16, (10, 10), (3, 3), (1, 1), (1, 1), (1, 1), 16),
+    "pointwise": (4, 32, 24, (9, 7), (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "pointwise_stride": (4, 32, 24, (9, 7), (1, 1), (2, 2), (0, 0), (1, 1), 1),
+    "7x7": (4, 3, 16, (32, 32), (7, 7), (2, 2), (3, 3), (1, 1), 1),
+    "one_channel": (8, 1, 20, (28, 28), (5, 5), (1, 1), (0, 0), (1, 1), 1),
+    "odd": (3, 5, 7, (11, 13), (3, 5), (2, 1), (1, 2), (1, 1), 1),
+    "one_axis": (4, 6, 8, (31,), (5,), (2,), (2,), (1,), 2),
+    "three_axes": (2, 4, 6, (5, 9, 7), (2, 3, 3), (1, 2, 1), (0, 1, 1), (1, 1, 1), 1),
+    "ragged": (5, 3, 4, (10, 10), (3, 3), (3, 3), (0, 0), (1, 1), 1),
+}
+
+
+def conv_shape(case: str, engine: str = "DEFAULT", **changes: object) -> ConvShape:
+    n, c, f, size, kernel, stride, pad, dilation, group = GRID[case]
+    out = tuple(
+        (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
+    )
+    fields = {"images": n, "channels": c, "num_output": f, "group": group, "in_dims": size, "out_dims": out,
+              "kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation, "engine": engine}  # fmt: skip
+    return ConvShape(**(fields | changes))
+
+
+class Steps:
+    """The three steps at one shape, on values that are drawn once."""
+
+    def __init__(self, cuda, shape: ConvShape, seed: int = 0) -> None:
+        from protocaffe.memory import Slot
+        from protocaffe.plan import Recorder
+
+        self.cuda, self.shape = cuda, shape
+        rng = np.random.default_rng(seed)
+        s = shape
+        sizes = {"x": (s.images, s.channels, *s.in_dims), "w": (s.num_output, s.channels // s.group, *s.kernel),
+                 "b": (s.num_output,), "dy": (s.images, s.num_output, *s.out_dims)}  # fmt: skip
+        self.values = {name: rng.standard_normal(size) for name, size in sizes.items()}
+        self.start = {"w": rng.standard_normal(sizes["w"]), "b": rng.standard_normal(sizes["b"])}
+        m = {name: cuda.from_array(value.astype(cuda.real)) for name, value in self.values.items()}
+        self.y, self.dx = cuda.empty(sizes["dy"]), cuda.empty(sizes["x"])
+        self.dw, self.db = cuda.empty(sizes["w"]), cuda.empty(sizes["b"])
+        self.memory = m
+        self._slot, self._recorder = Slot(cuda, cuda.real), Recorder
+        self.steps = {
+            "forward": (m["x"], m["w"], m["b"], self.y),
+            "backward_data": (m["dy"], m["w"], self.dx),
+            "backward_weights": (m["x"], m["dy"], self.dw, self.db),
+        }
+
+    def record(self, step: str, relu: bool = False) -> list:
+        ops = self._recorder(self.cuda, "", self._slot)
+        ops._conv(step, self.shape, self.steps[step], relu)
+        return [call.run for call in ops.calls]
+
+    def run(self, step: str, relu: bool = False, calls: list | None = None) -> list[np.ndarray]:
+        """Results; gradients of parameters are added to what `start` holds."""
+        calls = calls or self.record(step, relu)
+        self.dw.assign(self.start["w"])
+        self.db.assign(self.start["b"])
+        self.cuda.replay(calls)
+        return [m.read() for m in {"forward": (self.y,), "backward_data": (self.dx,)}.get(step, (self.dw, self.db))]
+
+    def wanted(self, step: str, relu: bool = False) -> list[np.ndarray]:
+        s, v = self.shape, {name: value.astype(self.cuda.real).astype(np.float64) for name, value in self.values.items()}
+        options = {"stride": s.stride, "pad": s.pad, "dilation": s.dilation, "group": s.group}
+        if step == "forward":
+            y = oracles.convolution(v["x"], v["w"], v["b"], **options)
+            return [np.maximum(y, 0) if relu else y]
+        dx, dw, db = oracles.convolution_gradient([v["x"], v["w"], v["b"]], [v["dy"]], **options)
+        return [dx] if step == "backward_data" else [dw + self.start["w"], db + self.start["b"]]
+
+
+@pytest.fixture
+def cuda(tmp_path, monkeypatch):
+    """The GPU in float, with a table of choices of its own."""
+    from protocaffe.backends.cuda_dnn import Convolutions
+
+    monkeypatch.setenv("PROTOCAFFE_CACHE", str(tmp_path))
+    backend = get_backend("cuda")
+    monkeypatch.setattr(backend, "_convolutions", Convolutions(backend))
+    monkeypatch.setenv("PROTOCAFFE_TUNE", "1")
+    if backend._convolutions.library is None:
+        pytest.skip("cuDNN is not there")
+    before = backend.math
+    backend.math = "fp32"
+    yield backend
+    backend.math = before
+
+
+def close(got: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(got, wanted, atol=tolerance * max(1.0, np.abs(wanted).max()), rtol=0)
+
+
+@pytest.mark.parametrize("math", ["fp32", "tf32"])
+@pytest.mark.parametrize("step", ["forward", "backward_data", "backward_weights"])
+@pytest.mark.parametrize("case", GRID)
+def test_engines_against_the_oracle(cuda, case, step, math):
+    cuda.math = math
+    tolerance = {"fp32": 2e-5, "tf32": 4e-3}[math]
+    for engine in ("CUDNN", "CAFFE", "DEFAULT"):
+        steps = Steps(cuda, conv_shape(case, engine))
+        for relu in (False, True) if step == "forward" else (False,):
+            calls = steps.record(step, relu)
+            first = steps.run(step, relu, calls)
+            for got, wanted in zip(first, steps.wanted(step, relu), strict=True):
+                close(got, wanted, tolerance)
+            for again, once in zip(steps.run(step, relu, calls), first, strict=True):
+                assert np.array_equal(again, once)
+
+
+@pytest.mark.parametrize("step", ["forward", "backward_data", "backward_weights"])
+@pytest.mark.parametrize("case", ["pad", "stride", "group", "one_axis", "three_axes"])
+def test_every_plan_gives_the_same_and_repeats(cuda, case, step):
+    from protocaffe.backends.cuda_dnn import _Trial
+
+    steps = Steps(cuda, conv_shape(case, "CUDNN"))
+    trial = _Trial(cuda._convolutions, step, steps.shape, steps.steps[step], step == "forward")
+    names = [name for name in trial.candidates(False)]
+    assert names and CAFFE not in names
+    print(case, step, names)
+    for name in names:
+        call = trial.bind(name, steps.steps[step])
+        runs = [steps.run(step, calls=[call]) for _ in range(3)]
+        for got, wanted in zip(runs[0], steps.wanted(step, step == "forward"), strict=True):
+            close(got, wanted, 2e-5)
+        for other in runs[1:]:
+            assert all(np.array_equal(a, b) for a, b in zip(other, runs[0], strict=True)), name
+
+
+def test_captured_in_a_graph_and_with_a_larger_workspace_later(cuda):
+    small, large = (Steps(cuda, conv_shape(case, "CUDNN")) for case in ("plain", "pad"))
+    calls = {step: small.record(step) for step in small.steps}
+    graphs = {step: Segment(cuda.device, calls[step]) for step in calls}
+    eager = {step: small.run(step, calls=calls[step]) for step in calls}
+    for step in large.steps:
+        large.run(step)
+    for _ in range(3):
+        for step, graph in graphs.items():
+            got = small.run(step, calls=[graph])
+            assert all(np.array_equal(a, b) for a, b in zip(got, eager[step], strict=True))
+    assert all(graph._graph is not None for graph in graphs.values())
+
+
+def test_choices_are_kept_in_the_file(cuda, tmp_path, monkeypatch):
+    from protocaffe.backends.cuda_dnn import Convolutions, _Trial
+
+    Steps(cuda, conv_shape("pad")).record("forward")
+    kept = json.loads((tmp_path / "engines.json").read_text())["choices"]
+    assert len(kept) == 1 and cuda.choices == kept
+    monkeypatch.setattr(_Trial, "measure", lambda self: pytest.fail("measured again"))
+    monkeypatch.setattr(cuda, "_convolutions", Convolutions(cuda))
+    Steps(cuda, conv_shape("pad")).record("forward")
+    assert cuda.choices == kept
