@@ -26,18 +26,20 @@ def blocks(page: str, section: str) -> list[str]:
     return re.findall(r"^```[^\n]*\n(.*?)^```", found, re.MULTILINE | re.DOTALL)
 
 
-def test_own_data_has_a_net_for_both_phases_and_a_solver(tmp_path):
+def test_own_data_has_a_net_for_both_phases_and_a_solver():
     net, solver, commands = blocks("own_data.md", "4. ")
-    model = read_net(resource_path("models") / "caffenet" / "train_val.prototxt")
-    names = [layer.name for layer in model.layer]
-    kept = model.layer[names.index("conv1") : names.index("drop7") + 1]
+    layers = {
+        layer.name: layer for layer in read_net(resource_path("models") / "caffenet" / "train_val.prototxt").layer
+    }
+    assert "conv1 to drop7 of models/caffenet/train_val.prototxt, and in place of its fc8" in net
+    assert list(layers["conv1"].bottom) == ["data"] and list(layers["drop7"].top) == ["fc7"] and "fc8" in layers
     head, tail = parse_net(net.split("# ...")[0]), parse_net(net.split("fc8:\n")[1])
     for phase in (protocaffe.TRAIN, protocaffe.TEST):
         (data,) = [layer for layer in head.layer if layer.include[0].phase == phase]
-        whole = parse_net('layer { name: "data" type: "Input" top: "data" top: "label" '
-                          "input_param { shape { dim: 2 dim: 3 dim: 227 dim: 227 } shape { dim: 2 } } }")  # fmt: skip
-        assert list(data.top) == list(whole.layer[0].top) and data.transform_param.crop_size == 227
-        whole.layer.extend([*kept, *tail.layer])
+        assert list(data.top) == ["data", "label"] and data.transform_param.crop_size == 227
+        whole = parse_net('layer { name: "in" type: "Input" top: "fc7" top: "label" '
+                          "input_param { shape { dim: 2 dim: 4096 } shape { dim: 2 } } }")  # fmt: skip
+        whole.layer.extend(tail.layer)
         outputs = protocaffe.Net(whole, phase).outputs
         assert outputs == (["accuracy", "loss"] if phase == protocaffe.TEST else ["loss"])
     parameter = parse_solver(solver)
