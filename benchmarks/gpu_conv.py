@@ -4,8 +4,9 @@
 
 Microseconds on the GPU, without bias: each candidate is captured in a graph, several times over, and the least of three
 rounds counts. ``first`` is cuDNN's own first choice among the plans that repeat to the bit, ``best`` the fastest of
-eight of them, ``legacy`` the fastest deterministic algorithm of its older interface (cudnnConvolutionForward and so on)
-with that algorithm's number. ``engine`` is what ``engine: DEFAULT`` then uses.
+those that are tried (and its rank), ``legacy`` the fastest deterministic algorithm of cuDNN's older interface
+(cudnnConvolutionForward and so on), with its number, and "t" for tensor cores. ``engine: DEFAULT`` takes the lesser of
+CAFFE and best.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 NETS = ("mnist_cnn:128", "resnet18_fashion_mnist:256", "alexnet:256", "resnet50:256")
-STEPS = ("forward", "backward_data", "backward_weights")
+ORDER = {"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}
+STEPS = tuple(ORDER)
 
 
 class Perf(ctypes.Structure):
@@ -69,9 +71,7 @@ class Legacy:
             "backward_data": ("BackwardData", "wycx"),
             "backward_weights": ("BackwardFilter", "xycw"),
         }[step]
-        memory = dict(
-            zip({"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}[step], args, strict=True)
-        )
+        memory = dict(zip(ORDER[step], args, strict=True))
         found, perf = ctypes.c_int(), (Perf * 10)()
         self.library.call(
             f"cudnnGetConvolution{name}Algorithm_v7", self.handle, *(d[o] for o in order), 10, ctypes.byref(found), perf
@@ -116,37 +116,40 @@ def shapes(net: str) -> dict[Any, list[str]]:
     return found
 
 
-def measure(cuda: Any, shape: Any, step: str) -> dict[str, Any]:
+def operands(cuda: Any, shape: Any) -> dict[str, Any]:
+    """Input, weights and output (or its gradient), all of random values."""
+    n, weights = shape.images, (shape.num_output, shape.kernel_dim)
+    sizes = {"x": (n, shape.in_count), "w": weights, "y": (n, shape.out_count)}
+    some = np.random.default_rng(0).standard_normal(1 << 20, "f4")
+    memory = {}
+    for name, size in sizes.items():
+        memory[name] = cuda.empty(size)
+        memory[name].assign(np.resize(some, size))
+    cuda.flush()
+    return memory
+
+
+def measure(cuda: Any, shape: Any, step: str, memory: dict[str, Any]) -> dict[str, Any]:
     """Microseconds of all candidates of a step."""
     from protocaffe.backends.cuda_dnn import CAFFE, _Trial
     from protocaffe.backends.cuda_timing import fastest
 
-    rng = np.random.default_rng(0)
-    sizes = {
-        "x": (shape.images, shape.in_count), "w": (shape.num_output, shape.kernel_dim), "y": (shape.images, shape.out_count),
-    }  # fmt: skip
-    memory = {}
-    for name, size in sizes.items():
-        memory[name] = cuda.empty(size)
-        if step[:1] == "f" or name == "w":
-            memory[name].assign(rng.standard_normal(size, "f4"))
-    args = [memory[o] for o in {"forward": "xwy", "backward_data": "ywx", "backward_weights": "xyw"}[step]]
-    with_bias = [*args[:2], None, args[2]] if step == "forward" else [*args, None] if step[9] == "w" else args
-    cuda.flush()
-    trial = _Trial(cuda._convolutions, step, shape, with_bias, False)
+    args = [memory[o] for o in ORDER[step]]
+    full = [*args[:2], None, args[2]] if step == "forward" else [*args, None] if step == "backward_weights" else args
+    trial = _Trial(cuda._convolutions, step, shape, full, False)
     started = time.perf_counter()
     times = fastest(cuda.device, trial.candidates(True), hopeless=20)
     took = time.perf_counter() - started
-    legacy: dict[str, float] = {}
-    try:
-        side = Legacy(cuda._convolutions.library, cuda._convolutions._handle, shape, cuda.math == "tf32")
-        legacy = fastest(cuda.device, side.makers(step, args, cuda), hopeless=20)
-    except Exception as error:
-        print("legacy:", error)
-    plans = {name: us for name, us in times.items() if name != CAFFE}
-    row: dict[str, Any] = {"step": step, "caffe": times.get(CAFFE), "plans": plans, "legacy": legacy, "tuning_s": took}
-    row["engine"] = min(times, key=lambda name: times[name])
-    return row
+    plans = [name for name in times if name != CAFFE]
+    best = min(plans, key=lambda name: times[name], default=None)
+    side = Legacy(cuda._convolutions.library, cuda._convolutions._handle, shape, cuda.math == "tf32")
+    legacy = fastest(cuda.device, side.makers(step, args, cuda), hopeless=20)
+    algorithm = min(legacy, key=lambda name: legacy[name], default=None)
+    return {
+        "step": step, "caffe": times.get(CAFFE), "plans": len(plans), "first": times[plans[0]] if plans else None,
+        "best": times.get(best), "plan": best, "rank": plans.index(best) if best else None,
+        "legacy": legacy.get(algorithm), "algorithm": algorithm, "measuring_s": round(took, 2),
+    }  # fmt: skip
 
 
 def cell(us: float | None) -> str:
@@ -170,24 +173,24 @@ def main() -> None:
     end = time.perf_counter() + args.seconds
     rows = []
     for net in args.nets:
-        print(f"{net:44}{'step':>17}{'CAFFE':>10}{'first':>10}{'best':>10}{'legacy':>10}  engine (plan's rank)")
+        print(
+            f"{net:40}{'step':>17}{'CAFFE':>10}{'first':>10}{'best':>10}{'legacy':>10}  rank of plans, plan, algorithm"
+        )
         for shape, layers in shapes(net).items():
+            if time.perf_counter() > end:
+                break
+            window = f"{'x'.join(map(str, shape.kernel))}/{shape.stride[0]} p{shape.pad[0]} g{shape.group}"
+            name = f"{len(layers)}x {window} {shape.channels}@{shape.in_dims[0]} to {shape.num_output}"
+            memory = operands(cuda, shape)
             for step in STEPS:
-                if time.perf_counter() > end:
-                    break
-                row = measure(cuda, shape, step)
-                window = f"{'x'.join(map(str, shape.kernel))}/{shape.stride[0]} p{shape.pad[0]} g{shape.group}"
-                name = f"{len(layers)}x {window} {shape.channels}@{shape.in_dims[0]} to {shape.num_output}"
-                ranks = list(row["plans"])
-                first = row["plans"][ranks[0]] if ranks else None
-                legacy = min(row["legacy"].items(), key=lambda item: item[1], default=("-", None))
-                rank = ranks.index(row["engine"]) if row["engine"] in ranks else ""
+                row = measure(cuda, shape, step, memory)
+                cells = "".join(cell(row[key]) for key in ("caffe", "first", "best", "legacy"))
                 print(
-                    f"{name:44}{step:>17}{cell(row['caffe'])}{cell(first)}{cell(min(row['plans'].values(), default=None))}"
-                    f"{cell(legacy[1])} {legacy[0]:3} {row['engine']} ({rank}) {row['tuning_s']:.2f} s",
+                    f"{name:40}{step:>17}{cells}  {row['rank']} of {row['plans']}, {row['plan']}, {row['algorithm']}",
                     flush=True,
                 )
-                rows.append({"net": net, "layers": layers, "shape": name} | row)
+                rounded = {key: round(v, 1) if isinstance(v, float) else v for key, v in row.items()}
+                rows.append({"net": net, "layers": len(layers), "shape": name.split(" ", 1)[1]} | rounded)
     if args.json:
         about = {
             "date": datetime.date.today().isoformat(), "gpu": cuda.device.gpu.name(), "cudnn": library.version,

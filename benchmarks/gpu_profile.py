@@ -5,7 +5,8 @@ those of the arrays among its arguments, each read or written once (twice where 
 are those of products and convolutions. The whole step is captured as one CUDA graph with an event between any two
 calls, so that each meets the caches as the call before it leaves them; the time of an event by itself is taken off.
 
-    python benchmarks/gpu_profile.py [--nets alexnet ...] [--math tf32] [--replays 20] [--top 25] [--json FILE]
+    python benchmarks/gpu_profile.py [--nets alexnet ...] [--math tf32] [--replays 20] [--top 25] [--calls]
+                                     [--json FILE]
 
 Small calls cannot reach their floor: a graph needs 2 to 3 microseconds for any kernel.
 """
@@ -242,6 +243,7 @@ def main() -> None:
     parser.add_argument("--math", choices=PEAK, default="tf32")
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("--top", type=int, default=25, help="calls to print, those that lose most time first")
+    parser.add_argument("--calls", action="store_true", help="also write each call to the file")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -252,6 +254,8 @@ def main() -> None:
     for name in args.nets:
         rows.append(profile(name, args.math, args.replays))
         show(rows[-1], args.top)
+        if not args.calls:
+            del rows[-1]["calls"]
         gc.collect()
         if args.json:
             from protocaffe.backends.cuda_device import describe

@@ -1,11 +1,13 @@
 """Training steps on a GPU beside PyTorch: forward, backward and update of nets of models/, in one run on one GPU.
 
-Ours is ``solver.step(1)``, loss read back included. PyTorch runs eagerly, as one CUDA graph per step, which is the
-best it does for nets as small as LeNet, and, with ``--compile``, compiled (mode "reduce-overhead", which makes graphs
-of its own; the first step takes a minute or more). It does not read its loss back. All run the same net and rule on one
-fixed batch, each in child processes of its own, in turns; what counts is the ratio of the medians. fp32 multiplies in
-float, tf32 on tensor cores with factors rounded to 10 bits; PyTorch's bf16 is autocast with channels last. Memory is
-what the GPU's driver says is in use at the end, the context and what an allocator keeps included.
+"ours" is ``solver.step(1)`` on one fixed batch, "lmdb" the whole of it: the model's solver file as it is, with real
+batches from its LMDB (``protocaffe data mnist`` first), ``--nets mnist_cnn`` only. PyTorch runs on one fixed batch:
+eagerly, as one CUDA graph per step, which is the best it does for nets as small as LeNet, and, with ``--compile``,
+compiled (mode "reduce-overhead", which makes graphs of its own; the first step takes a minute or more). Neither side
+reads a loss back in between. All run the same net and rule, each in child processes of its own, in turns; what counts
+is the ratio of the medians. fp32 multiplies in float, tf32 on tensor cores with factors rounded to 10 bits; PyTorch's
+bf16 is autocast with channels last. Memory is what the GPU's driver says is in use at the end, the context and what an
+allocator keeps included.
 
     python benchmarks/gpu_vs_torch.py [--nets mnist_cnn ...] [--sides "ours tf32" ...] [--compile] [--rounds 3]
                                       [--json FILE]
@@ -35,8 +37,21 @@ NETS = {
     "alexnet": cpu_steps.Case((256, 3, 227, 227), 1000),
     "resnet50": cpu_steps.Case((256, 3, 224, 224), 1000),
 }
-SIDES = ("ours fp32", "ours tf32", "eager fp32", "eager tf32", "graph fp32", "graph tf32", "graph bf16")
+SIDES = (
+    "ours fp32",
+    "ours tf32",
+    "lmdb fp32",
+    "lmdb tf32",
+    "eager fp32",
+    "eager tf32",
+    "graph fp32",
+    "graph tf32",
+    "graph bf16",
+)
+OURS = SIDES[:4]
 COMPILED = ("compile tf32", "compile bf16")
+#: nets whose solver files find their data
+WITH_DATA = {"mnist_cnn": "data/mnist/mnist_train_lmdb"}
 #: steps before any is timed, samples, and how long a sample should take in seconds
 WARMUP, SAMPLES, SAMPLE = 4, 15, 0.02
 
@@ -44,15 +59,22 @@ WARMUP, SAMPLES, SAMPLE = 4, 15, 0.02
 Step = tuple[Callable[[], object], Callable[[], object], Callable[[], tuple[int, int]]]
 
 
-def our_step(name: str, mode: str) -> Step:
+def our_step(name: str, kind: str, mode: str) -> Step:
     """Our step, what waits for the GPU, and what tells free and total memory."""
+    import gpu_training
+
     import protocaffe
     from protocaffe.backends import get_backend
 
     protocaffe.set_mode_gpu()
     cuda: Any = get_backend("cuda")
     cuda.math = mode
-    return cpu_steps.our_step(name, NETS[name]), cuda.synchronize, cuda.device.driver.mem_get_info
+    wait, memory = cuda.synchronize, cuda.device.driver.mem_get_info
+    if kind == "lmdb":
+        os.chdir(ROOT)  # the data's paths in the models' files are relative
+        solver = gpu_training.solver_of(name)
+        return lambda: solver.step(1), wait, memory
+    return cpu_steps.our_step(name, NETS[name]), wait, memory
 
 
 def their_step(name: str, kind: str, mode: str) -> Step:
@@ -106,7 +128,7 @@ def measure(name: str, side: str) -> dict[str, Any]:
     """Median microseconds of a step, and the memory in use."""
     kind, mode = side.split()
     start = time.perf_counter()
-    step, wait, memory = our_step(name, mode) if kind == "ours" else their_step(name, kind, mode)
+    step, wait, memory = our_step(name, kind, mode) if kind in ("ours", "lmdb") else their_step(name, kind, mode)
     step()
     wait()
     first = time.perf_counter() - start
@@ -166,9 +188,11 @@ def main() -> None:
     rows = []
     chosen = [*args.sides, *(side for side in COMPILED if args.compile and side not in args.sides)]
     for name in args.nets:
-        got: dict[str, list[dict[str, Any]]] = {side: [] for side in chosen}
+        without = not (ROOT / WITH_DATA.get(name, "nothing")).exists()
+        mine = [side for side in chosen if not (without and side.startswith("lmdb"))]
+        got: dict[str, list[dict[str, Any]]] = {side: [] for side in mine}
         for _ in range(args.rounds):
-            for side in chosen:
+            for side in mine:
                 got[side].append(child(name, side))
         batch = NETS[name].shape[0]
         sides = {
@@ -185,10 +209,11 @@ def main() -> None:
         for side, figures in sides.items():
             line = f"  {side:12}{figures['us']:10.1f} us {figures['images_per_s']:10} images/s"
             print(f"{line} {figures['memory_mib']:8} MiB", flush=True)
-        for mode in ("fp32", "tf32"):
-            if {f"graph {mode}", f"ours {mode}"} <= set(sides):
-                ratio = sides[f"graph {mode}"]["us"] / sides[f"ours {mode}"]["us"]
-                print(f"  ours against PyTorch's graph, {mode}: {ratio:.2f}x")
+        theirs = {side: figures["us"] for side, figures in sides.items() if side not in OURS}
+        for ours in (side for side in sides if side in OURS):
+            for side, us in theirs.items():
+                if side.split()[0] != "eager":
+                    print(f"  {ours} against PyTorch's {side}: {us / sides[ours]['us']:.2f}x")
         if args.json:
             args.json.write_text(json.dumps({**versions(), "rows": rows}, indent=1) + "\n")
 

@@ -96,10 +96,56 @@ def steps_table() -> str:
     return "\n".join(out)
 
 
+def roofline_tables() -> str:
+    """The sums by kernel of benchmarks/results/gpu_roofline.json as Markdown tables, one for each net."""
+    path = HERE.parent / "benchmarks/results/gpu_roofline.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    out = []
+    for row in result["rows"]:
+        floor = sum(one["floor_us"] for one in row["kernels"])
+        speed = f"{row['batch'] * 1e6 / row['step_us']:,.0f} images/s"
+        head = f"**{row['net']}, batch {row['batch']}, {row['math']}: {row['step_us']:,.0f} us a step, {speed}**"
+        memory = f"{row['memory_mib']:,} MiB in use"
+        out += [f"{head}; the floor of its calls {floor:,.0f} us; {memory} ({result['gpu']}, {result['date']})", ""]
+        rows = [["kernel", "calls", "MB", "GFLOP", "floor, us", "measured, us", "ratio"]]
+        rows.append(["---", *["---:"] * 6])
+        small = [one for one in row["kernels"] if one["us"] < 0.005 * row["calls_us"]]
+        rest = {key: sum(one[key] for one in small) for key in ("calls", "mb", "gflop", "floor_us", "us")}
+        for one in (*(k for k in row["kernels"] if k not in small), {"kernel": "all others", **rest}):
+            ratio = f"{one['us'] / one['floor_us']:.2f}" if one["floor_us"] else ""
+            figures = (f"{one[key]:,.0f}" for key in ("mb", "gflop", "floor_us", "us"))
+            rows.append([one["kernel"], str(one["calls"]), *figures, ratio])
+        out += ["| " + " | ".join(cells) + " |" for cells in rows] + [""]
+    return "\n".join(out)
+
+
+def gpu_steps_tables() -> str:
+    """The figures of benchmarks/results/gpu_vs_torch.json as Markdown tables, one for each net."""
+    path = HERE.parent / "benchmarks/results/gpu_vs_torch.json"
+    result = json.loads(path.read_text())
+    out = []
+    for row in result["rows"]:
+        facts = (row["net"], f"batch {row['batch']}", result["gpu"], f"PyTorch {result['torch']}", result["date"])
+        out += [f"**{', '.join(facts)}**", "", "| side | us a step | images/s | MiB |", "| --- | ---: | ---: | ---: |"]
+        for side, one in row["sides"].items():
+            memory = f"{one['memory_mib']:,}" if "memory_mib" in one else ""
+            out.append(f"| {side} | {one['us']:,.1f} | {one['images_per_s']:,} | {memory} |")
+        out.append("")
+    return "\n".join(out)
+
+
 def generate(app: object) -> None:
     """Write the generated pages; they are not in git."""
     GENERATED.mkdir(exist_ok=True)
-    pages = {"layers.rst": layers_page, "commands.rst": commands_page, "cpu_steps.md": steps_table}
+    pages = {
+        "layers.rst": layers_page,
+        "commands.rst": commands_page,
+        "cpu_steps.md": steps_table,
+        "gpu_steps.md": gpu_steps_tables,
+        "gpu_roofline.md": roofline_tables,
+    }
     for name, make in pages.items():
         text = make()
         path = GENERATED / name
@@ -107,7 +153,8 @@ def generate(app: object) -> None:
             path.write_text(text)
 
 
-exclude_patterns += ["_generated/cpu_steps.md"]  # included by benchmarks.md
+# included by benchmarks.md and performance.md
+exclude_patterns += [f"_generated/{name}.md" for name in ("cpu_steps", "gpu_steps", "gpu_roofline")]
 
 
 def setup(app: object) -> None:

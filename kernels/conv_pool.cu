@@ -10,6 +10,7 @@ struct conv_pool2d {
 
 #define CONV_POOL_PATCH 64  // values that four outputs read, at most
 #define CONV_POOL_FILTERS 8  // filters that share them
+#define CONV_POOL_STAGE 4096  // values of images that a block keeps at hand
 
 struct alignas(2 * sizeof(store)) store_pair {
   store left, right;
@@ -123,18 +124,37 @@ KERNEL conv_pool_direct_gradient(long rows, long chunks, long images, conv_pool2
     real sums[CONV_POOL_PATCH];
     UNROLL
     for (int t = 0; t <= taps; ++t) sums[t] = 0;
-    FOR_EACH_OF_LANE(j, (last - first) * windows) {
-      const index_t n = first + j / windows, at = (n * s.filters + f) * windows + j % windows;
-      const real g = real(pooled[at]) > 0 ? real(dpooled[at]) : real(0);
-      const int place = index[at], iy = place / s.ow, ix = place - iy * s.ow;
-      const store* from = x + (n * s.channels * s.h + iy) * s.w + ix;
-      UNROLL
-      for (int c = 0; c < s.channels; ++c)
+    const int size = s.channels * s.h * s.w;
+#if ON_GPU
+    __shared__ real stage[CONV_POOL_STAGE];  // images, of which scattered places are read
+    const index_t group = size <= CONV_POOL_STAGE ? CONV_POOL_STAGE / size : last - first;
+#else
+    const index_t group = last - first;
+#endif
+    for (index_t base = first; base < last; base += group) {
+      const index_t count = last - base < group ? last - base : group;
+      const store* source = x + base * size;
+#if ON_GPU
+      if (size <= CONV_POOL_STAGE) {
+        __syncthreads();
+        FOR_EACH_LANE(j, count * size) stage[j] = source[j];
+        __syncthreads();
+        source = stage;
+      }
+#endif
+      FOR_EACH_OF_LANE(j, count * windows) {
+        const index_t n = j / windows, at = ((base + n) * s.filters + f) * windows + (j - n * windows);
+        const real g = real(pooled[at]) > 0 ? real(dpooled[at]) : real(0);
+        const int place = index[at], iy = place / s.ow, ix = place - iy * s.ow;
+        const store* from = source + n * size + iy * s.w + ix;
         UNROLL
-        for (int a = 0; a < s.kh; ++a)
+        for (int c = 0; c < s.channels; ++c)
           UNROLL
-          for (int b = 0; b < s.kw; ++b) sums[(c * s.kh + a) * s.kw + b] += g * real(from[(c * s.h + a) * s.w + b]);
-      sums[taps] += g;
+          for (int a = 0; a < s.kh; ++a)
+            UNROLL
+            for (int b = 0; b < s.kw; ++b) sums[(c * s.kh + a) * s.kw + b] += g * real(from[(c * s.h + a) * s.w + b]);
+        sums[taps] += g;
+      }
     }
 #if ON_GPU
     __shared__ real parts[32][CONV_POOL_PATCH];

@@ -33,6 +33,16 @@ KERNEL fused_sum_relu_backward(long n, const store* y, real a, real b, real slop
   else each(n, out(dy), mask, y, dy);
 }
 
+// The same where y has two readers, whose gradients dy0 and dy1 are added first
+KERNEL fused_sum_relu_split_backward(long n, const store* y, const store* dy0, const store* dy1, real a, real b, real slope,
+                                     store* dy, store* dx0, store* dx1) {
+  const auto f = [=](real v, real g0, real g1) {
+    const real u = v > 0 ? g0 + g1 : slope * (g0 + g1);
+    return reals<3>{{u, a * u, b * u}};
+  };
+  each(n, out(dy, dx0, dx1), f, y, dy0, dy1);
+}
+
 // BatchNorm, Scale (gain g, shift b; absent: 1 and 0) and ReLU (slope 1: none), layout and sums as in channels.cu.
 // z = (x - mean) / deviation is written to `z` if that is there.
 KERNEL fused_norm_forward(long rows, long inner, long channels, const store* x, const real* factors, const store* g,

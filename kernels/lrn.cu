@@ -57,8 +57,8 @@ DEVICE void across_forward(index_t channels, index_t step, real k, real a, Power
 
 // At each turn channel c + 2 H arrives, s is complete for c + H and dx for c.
 template <int H, class Power>
-DEVICE void across_backward(index_t channels, index_t step, real k, real a, real by, Power power, const store* x,
-                            const store* dy, store* dx) {
+DEVICE void across_backward(index_t channels, index_t step, real k, real a, real by, int relu, Power power,
+                            const store* x, const store* dy, store* dx) {
   real v[4 * H + 1] = {}, ratio[2 * H + 1] = {}, direct[H + 1] = {}, next[AHEAD], grad[AHEAD];
 #pragma unroll
   for (int i = 0; i < H; ++i) v[3 * H + 1 + i] = i < channels ? real(x[i * step]) : real(0);
@@ -87,7 +87,8 @@ DEVICE void across_backward(index_t channels, index_t step, real k, real a, real
       ratio[2 * H] = from + i + H < channels ? direct[H] * v[3 * H] / s : real(0);
       sum += ratio[2 * H];
       const index_t c = from + i;
-      if (c >= 0 && c < channels) dx[c * step] = direct[0] - by * v[2 * H] * sum;
+      const real d = relu && !(v[2 * H] > 0) ? real(0) : direct[0] - by * v[2 * H] * sum;
+      if (c >= 0 && c < channels) dx[c * step] = d;
     }
   }
 }
@@ -129,10 +130,11 @@ KERNEL lrn_across_forward(long rows, long channels, long inner, long width, int 
   }
 }
 
-// dx_i = dy_i s_i^-beta - 2 a beta x_i (sum over the window of dy y / s); ratio: room for dy y / s
+// dx_i = dy_i s_i^-beta - 2 a beta x_i (sum over the window of dy y / s), with `relu` 0 where x_i is not above 0; ratio:
+// room for dy y / s
 KERNEL lrn_across_backward(long rows, long channels, long inner, long width, int half, real k, real a, real beta,
-                           int three_quarters, const store* x, const store* scale, const store* y, const store* dy,
-                           store* ratio, store* dx) {
+                           int three_quarters, int relu, const store* x, const store* scale, const store* y,
+                           const store* dy, store* ratio, store* dx) {
   FOR_EACH_ROW(r, rows, channels * width) {
     LRN_TILE(r)
 #if ON_GPU
@@ -141,8 +143,8 @@ KERNEL lrn_across_backward(long rows, long channels, long inner, long width, int
         FOR_EACH_LANE(j, count) {
           const index_t i = at + j;
           const real by = real(2) * a * beta;
-          if (half == 1) across_backward<1>(channels, inner, k, a, by, power, x + i, dy + i, dx + i);
-          else across_backward<2>(channels, inner, k, a, by, power, x + i, dy + i, dx + i);
+          if (half == 1) across_backward<1>(channels, inner, k, a, by, relu, power, x + i, dy + i, dx + i);
+          else across_backward<2>(channels, inner, k, a, by, relu, power, x + i, dy + i, dx + i);
         }
       });
       continue;
@@ -163,7 +165,8 @@ KERNEL lrn_across_backward(long rows, long channels, long inner, long width, int
       with_power(beta, three_quarters, [=](auto power) {
         FOR_EACH_LANE(j, count) {
           const index_t i = at + c * inner + j;
-          dx[i] = real(dy[i]) * power(real(scale[i])) - real(2) * a * beta * real(x[i]) * real(dx[i]);
+          const real d = real(dy[i]) * power(real(scale[i])) - real(2) * a * beta * real(x[i]) * real(dx[i]);
+          dx[i] = relu && !(real(x[i]) > 0) ? real(0) : d;
         }
       });
     }

@@ -66,6 +66,34 @@ static void max_rows(const pool2d& s, const store* x, store* y, int* index) {
 }
 #endif
 
+#if ON_GPU
+#define UNROLLED 32  // windows of up to as many pixels: all of them are loaded at once, where the shape is a constant
+
+// Calls f(place in the plane, whether it is inside of it) for each pixel of a window, in order
+template <class F>
+DEVICE void window_pixels(const pool2d& s, int oy, int ox, F f) {
+  const int y0 = oy * s.sh - s.ph, x0 = ox * s.sw - s.pw;
+#pragma unroll
+  for (int k = 0; k < s.kh * s.kw; ++k) {
+    const int iy = y0 + k / s.kw, ix = x0 + k % s.kw;
+    f(iy * s.w + ix, iy >= 0 && iy < s.h && ix >= 0 && ix < s.w);
+  }
+}
+
+// Calls f(place among the outputs, whether it is one, oy, ox) for each window that may hold a pixel, in order
+template <class F>
+DEVICE void pixel_windows(const pool2d& s, int iy, int ix, F f) {
+  const int ky = (s.kh + s.sh - 1) / s.sh, kx = (s.kw + s.sw - 1) / s.sw;
+  const int ty = iy + s.ph, tx = ix + s.pw;
+#pragma unroll
+  for (int k = 0; k < ky * kx; ++k) {
+    const int oy = ty / s.sh - (ky - 1) + k / kx, ox = tx / s.sw - (kx - 1) + k % kx;
+    const bool there = oy >= 0 && oy < s.oh && ox >= 0 && ox < s.ow && oy * s.sh + s.kh > ty && ox * s.sw + s.kw > tx;
+    f(oy * s.ow + ox, there, oy, ox);
+  }
+}
+#endif
+
 // y = max of the window, index = its place in the plane; of equal values the first wins, and NaN beats numbers, so that
 // it reaches the loss
 KERNEL pooling_max_forward(long planes, pool2d shape, const store* x, store* y, int* index) {
@@ -73,6 +101,23 @@ KERNEL pooling_max_forward(long planes, pool2d shape, const store* x, store* y, 
 #if !ON_GPU
   if ((s.ow - 1) * s.sw + s.kw <= STRIP) {
     FOR_EACH_ROW(p, planes, s.h * s.w) max_rows(s, x + p * s.h * s.w, y + p * s.oh * s.ow, index + p * s.oh * s.ow);
+    return;
+  }
+#else
+  if (s.kh * s.kw <= UNROLLED) {
+    FOR_EACH_2D(r, planes * s.oh, ox, s.ow) {
+      const store* plane = x + (r / s.oh) * s.h * s.w;
+      real top = 0;
+      int best = -1;
+      window_pixels(s, int(r % s.oh), int(ox), [&](int at, bool inside) {
+        const real v = inside ? real(plane[at]) : real(0);
+        const bool take = inside && (best < 0 || beats(v, top));
+        top = take ? v : top;
+        best = take ? at : best;
+      });
+      y[r * s.ow + ox] = top;
+      index[r * s.ow + ox] = best;
+    }
     return;
   }
 #endif
@@ -112,14 +157,22 @@ KERNEL pooling_max_backward(long planes, pool2d shape, const store* dy, const in
   FOR_EACH_2D(r, planes * s.h, ix, s.w) {
     const int iy = int(r % s.h), here = iy * s.w + int(ix);
     const index_t plane = (r / s.h) * s.oh * s.ow;
-    const int ya = first_window(iy + s.ph, s.kh, s.sh), yb = end_window(iy + s.ph, s.sh, s.oh);
-    const int xa = first_window(int(ix) + s.pw, s.kw, s.sw), xb = end_window(int(ix) + s.pw, s.sw, s.ow);
     real sum = 0;
-    for (int oy = ya; oy < yb; ++oy)
-      for (int ox = xa; ox < xb; ++ox) {
-        const index_t o = plane + oy * s.ow + ox;
-        sum += index[o] == here ? real(dy[o]) : real(0);
-      }
+    if (s.kh * s.kw <= UNROLLED) {
+      pixel_windows(s, iy, int(ix), [&](int o, bool there, int, int) {
+        const real g = there ? real(dy[plane + o]) : real(0);  // loaded whether it is chosen or not: both loads at once
+        const int chosen = there ? index[plane + o] : -1;
+        sum += chosen == here ? g : real(0);
+      });
+    } else {
+      const int ya = first_window(iy + s.ph, s.kh, s.sh), yb = end_window(iy + s.ph, s.sh, s.oh);
+      const int xa = first_window(int(ix) + s.pw, s.kw, s.sw), xb = end_window(int(ix) + s.pw, s.sw, s.ow);
+      for (int oy = ya; oy < yb; ++oy)
+        for (int ox = xa; ox < xb; ++ox) {
+          const index_t o = plane + oy * s.ow + ox;
+          sum += index[o] == here ? real(dy[o]) : real(0);
+        }
+    }
     dx[r * s.w + ix] = sum;
   }
 #endif
@@ -227,8 +280,32 @@ DEVICE int window_size(const pool2d& s, int oy, int ox) {
   return y1 > y0 && x1 > x0 ? (y1 - y0) * (x1 - x0) : 1;
 }
 
+DEVICE bool is_global(const pool2d& s) { return s.kh == s.h && s.kw == s.w && s.ph == 0 && s.pw == 0; }
+
 KERNEL pooling_ave_forward(long planes, pool2d shape, const store* x, store* y) {
   SHAPE(pool2d, s, shape);
+#if ON_GPU
+  if (is_global(s)) {  // 32 threads a plane
+    const index_t lane = threadIdx.x & 31, size = s.h * s.w, count = planes;
+    const index_t first = (blockIdx.x * (index_t)blockDim.x + threadIdx.x) >> 5, step = (index_t)blockDim.x * gridDim.x >> 5;
+    for (index_t p = first; p < count; p += step) {
+      real sum = 0;
+      for (index_t i = lane; i < size; i += 32) sum += real(x[p * size + i]);
+      for (int d = 16; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+      if (lane == 0) y[p] = sum / size;
+    }
+    return;
+  }
+  if (s.kh * s.kw <= UNROLLED) {
+    FOR_EACH_2D(r, planes * s.oh, ox, s.ow) {
+      const store* plane = x + (r / s.oh) * s.h * s.w;
+      real sum = 0;
+      window_pixels(s, int(r % s.oh), int(ox), [&](int at, bool inside) { sum += inside ? real(plane[at]) : real(0); });
+      y[r * s.ow + ox] = sum / window_size(s, int(r % s.oh), int(ox));
+    }
+    return;
+  }
+#endif
   FOR_EACH_2D(r, planes * s.oh, ox, s.ow) {
     const int oy = int(r % s.oh);
     const store* plane = x + (r / s.oh) * s.h * s.w;
@@ -244,6 +321,27 @@ KERNEL pooling_ave_forward(long planes, pool2d shape, const store* x, store* y) 
 
 KERNEL pooling_ave_backward(long planes, pool2d shape, const store* dy, store* dx) {
   SHAPE(pool2d, s, shape);
+#if ON_GPU
+  if (is_global(s)) {
+    const auto of_plane = [=](index_t p) {
+      const real g = real(dy[p]) / (s.h * s.w);
+      return [=] { return g; };
+    };
+    rows_each(planes, s.h * s.w, out(dx), of_plane);
+    return;
+  }
+  if (s.kh * s.kw <= UNROLLED) {
+    FOR_EACH_2D(r, planes * s.h, ix, s.w) {
+      const store* plane = dy + (r / s.h) * s.oh * s.ow;
+      real sum = 0;
+      pixel_windows(s, int(r % s.h), int(ix), [&](int o, bool there, int oy, int ox) {
+        sum += there ? real(plane[o]) / window_size(s, oy, ox) : real(0);
+      });
+      dx[r * s.w + ix] = sum;
+    }
+    return;
+  }
+#endif
   FOR_EACH_2D(r, planes * s.h, ix, s.w) {
     const int iy = int(r % s.h);
     const store* plane = dy + (r / s.h) * s.oh * s.ow;

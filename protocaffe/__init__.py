@@ -19,7 +19,7 @@ _WHERE = {
     "layer": ["Layer", "register", "layer_types"],
     "solver": ["Solver", "get_solver"],
     "solvers": ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "RMSPropSolver", "SGDSolver"],
-    "backends": ["get_backend"],
+    "backends": ["get_backend", "set_math"],
     "net_spec": ["NetSpec", "to_proto"],
     "pycaffe": [
         "Timer", "has_nccl", "init_log", "log", "set_device", "set_multiprocess", "set_random_seed",
@@ -37,6 +37,7 @@ __all__ = ["TEST", "TRAIN", "__version__", *_MODULE, *_SUBMODULES]
 
 if TYPE_CHECKING:
     from .backends import get_backend as get_backend
+    from .backends import set_math as set_math
     from .blob import Blob as Blob
     from .layer import Layer as Layer
     from .layer import layer_types as layer_types

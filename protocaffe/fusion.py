@@ -6,7 +6,9 @@ per-layer times use the layers' own calls. What must hold, so that both may be m
 
 - every blob that can be read holds, after the fused calls, what the layers as written leave in it, data and diff, to
   rounding (so a hook may change last digits, and nothing else);
-- fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there;
+- fused calls read, of the layers' own buffers, nothing that the layers' own calls do not leave there; a pattern whose
+  backward calls read what only its forward calls leave says so (``needs_fused``), and runs backward by the layers' own
+  calls where they ran forward;
 - where a pass by the layers' own calls reads what fused calls do not leave, ``restore`` makes it up first.
 
 A chain is a run of consecutive layers, each reading the one before it and nothing else, and all but the first working
@@ -38,6 +40,10 @@ class Pattern:
     """
 
     types: ClassVar[tuple[str, ...]] = ()
+    #: the backward calls read what only the forward calls leave
+    needs_fused: ClassVar[bool] = False
+    #: the last layer does not work in place: what it reads is the chain's ``top``, its tops are the chain's ``ends``
+    has_ends: ClassVar[bool] = False
     #: whether its calls leave the blobs between the layers as the layers do, so that these need not work in place
     leaves_all: ClassVar[bool] = False
     #: whether its backward pass reads of the top just what the layers' own would, whatever wrote over it since
@@ -45,6 +51,7 @@ class Pattern:
     #: of each layer the bottoms and the one top
     bottoms: Sequence[Sequence[Blob]] = ()
     tops: Sequence[Blob] = ()
+    ends: Sequence[Blob] = ()
 
     def __init__(self, layers: Sequence[Any], bottom: Sequence[Blob], top: Blob, for_backward: bool) -> None:
         self.layers = list(layers)
@@ -106,9 +113,11 @@ def find_chains(
                 continue
             layers: list[Layer] = [wire.layer for wire in part]
             for_backward = backward and any(wire.need_backward for wire in part)
-            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[part[-1].tops[0]], for_backward)
+            top = part[-2 if pattern.has_ends else -1].tops[0]
+            found = pattern(layers, [blobs[b] for b in part[0].bottoms], blobs[top], for_backward)
             found.bottoms = [[blobs[name] for name in wire.bottoms] for wire in part]
             found.tops = [blobs[wire.tops[0]] for wire in part]
+            found.ends = [blobs[name] for name in part[-1].tops]
             if found.fits() and not (for_backward and _overwritten(found, part, wires[at + len(part) :])):
                 chains.append(Chain(at, at + len(part) - 1, found))
                 at += len(part) - 1
@@ -123,15 +132,17 @@ def _overwritten(pattern: Pattern, part: Sequence[Wire], later: Sequence[Wire]) 
     Theirs is Caffe's: a ReLU reads the sign of what lies there. A chain with a backward pass of its own would differ.
     """
     own = type(pattern).backward is not Pattern.backward and not pattern.reads_as_layers
-    return own and any(part[-1].tops[0] in wire.tops for wire in later)
+    results = {pattern.top.name, *part[-1].tops}
+    return own and any(not results.isdisjoint(wire.tops) for wire in later)
 
 
 def _matches(part: Sequence[Wire], pattern: type[Pattern], hidden: Callable[[str], bool]) -> bool:
     if tuple(wire.layer.type for wire in part) != pattern.types:
         return False
-    if any(len(wire.tops) != 1 for wire in part):
+    work = part[:-1] if pattern.has_ends else part
+    if any(len(wire.tops) != 1 for wire in work) or (pattern.has_ends and part[-1].bottoms != work[-1].tops):
         return False
-    for before, wire in pairwise(part):
+    for before, wire in pairwise(work):
         if pattern.leaves_all:
             if before.tops[0] not in wire.bottoms or hidden(before.tops[0]):
                 return False

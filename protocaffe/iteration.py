@@ -6,6 +6,7 @@ sequence of calls: on a GPU one graph. Losses lie in a ring on the device until 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from .plan import Pass, Plan
 if TYPE_CHECKING:
     from .backends.base import Bound
     from .net import Net
+
+logger = logging.getLogger("protocaffe.solver")
 
 #: iterations whose losses are kept on the device
 RING = 1024
@@ -34,14 +37,20 @@ class Iteration:
         self._ran = 0  # iterations
         self._seen = 0  # of them those whose losses were looked at
         self._last = 0  # the number of the last one
+        self._undivided = True
         self._joined: dict[bool, tuple[Plan, Plan, int, Pass]] = {}
         self._noted: Plan | None = None
         self._notes: dict[bool, list[Bound]] = {}
 
     def run(self, iteration: int) -> None:
         """The passes of an iteration: what they leave is the sum of the gradients, and a loss to be looked at."""
+        undivided = self.net.undivided
+        if undivided != self._undivided and not self.net.backend.unified:
+            how = "as one sequence" if undivided else "layer by layer (debug_info, hooks, or tops of changing shape)"
+            logger.info("Iteration %d: from here on the device is given the passes %s", iteration, how)
+        self._undivided = undivided
         for number in range(self.size):
-            if self.net.undivided:
+            if undivided:
                 self._pass(number == 0).run()
             else:
                 self._run_in_pieces(number == 0)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 #: kernels/conv_pool.cu: CONV_POOL_PATCH
 _PATCH = 64
-#: pieces of the images whose gradients are summed on their own
+#: kernels/conv_pool.cu: CONV_POOL_STAGE
+_STAGE = 4096
+#: pieces of the images whose gradients are summed on their own, at least
 _CHUNKS = 16
 #: lanes that share a piece
 _LANES = 256
@@ -59,7 +61,8 @@ class ConvolutionReLUPooling(Pattern):
             return True
         self._fill(ops, 0, conv.shape.images, None)
         s, pool = conv.shape, self.layers[2]
-        chunks, taps = min(_CHUNKS, max(1, s.images)), s.kernel_dim
+        at_hand = max(1, _STAGE // s.in_count)  # images that a block reads once
+        chunks, taps = max(min(_CHUNKS, max(1, s.images)), -(-s.images // at_hand)), s.kernel_dim
         partial = ops.scratch((s.num_output * chunks * (taps + 1),))
         args = (direct, x, self.top.diff_mem, self.top.data_mem, pool.index, partial)
         rows = s.num_output * chunks

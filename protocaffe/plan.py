@@ -174,12 +174,14 @@ class Recorder:
 class Fused:
     """What runs in place of the own calls of ``layers``, given in running order.
 
-    ``restore`` brings the layers' own buffers to where their own calls would have left them.
+    ``restore`` brings the layers' own buffers to where their own calls would have left them. ``needs_fused``: of a
+    backward plan, calls that read what only the chain's fused forward calls leave.
     """
 
     layers: tuple[int, ...]
     calls: list[Call]
     restore: list[Call]
+    needs_fused: bool
 
 
 class Plan:
@@ -194,31 +196,39 @@ class Plan:
         self.parts: list[list[Call]] = []
         #: by the layer that runs first
         self._fused: dict[int, Fused] = {}
-        self._flat: dict[tuple[int, ...], tuple[list[Bound], Sequence[Bound], frozenset[int]]] = {}
+        self._flat: dict[tuple[tuple[int, ...], frozenset[int]], tuple[list[Bound], Sequence[Bound], frozenset[int]]]
+        self._flat = {}
+        #: lowest layers of the chains whose calls need a forward pass by the chain's fused calls
+        self._needing: set[int] = set()
         self._forward = before or self
         #: chains, by lowest layer, whose fused calls ran last in the forward plan and left something to restore
         self._unrestored: set[int] = set()
 
     def run(self, parts: Sequence[int]) -> None:
         """Replay the calls of the given layers, in the given order."""
-        key = tuple(parts)
+        missing = frozenset(self._needing - self._forward._unrestored)
+        key = (tuple(parts), missing)
         if key not in self._flat:
-            calls, chains = self._find(key)
+            calls, chains = self._find(tuple(parts), missing)
             ahead = [call.run for call in calls if call.ahead]
             bound = self.backend.sequence([call.run for call in calls if not call.ahead])
             self._flat[key] = ahead, bound, chains
         ahead, bound, chains = self._flat[key]
         if self._forward._unrestored:
-            self._forward.restore(key, chains)
+            self._forward.restore(parts, chains)
         for function in ahead:
             function()
         self.backend.replay(bound)
         if self._forward is self:
             self._unrestored.update(first for first in chains if self._fused[first].restore)
 
-    def fuse(self, layers: Sequence[int], calls: list[Call], restore: Sequence[Call] = ()) -> None:
+    def fuse(
+        self, layers: Sequence[int], calls: list[Call], restore: Sequence[Call] = (), needs_fused: bool = False
+    ) -> None:
         """Let ``calls`` do what the given layers, run in this order, do."""
-        self._fused[layers[0]] = Fused(tuple(layers), calls, list(restore))
+        self._fused[layers[0]] = Fused(tuple(layers), calls, list(restore), needs_fused)
+        if needs_fused:
+            self._needing.add(min(layers))
 
     def calls(self, parts: Sequence[int]) -> list[Call]:
         """What running the given layers in the given order calls."""
@@ -232,14 +242,15 @@ class Plan:
                 self.backend.replay([call.run for call in fused.restore])
                 self._unrestored.discard(first)
 
-    def _find(self, parts: tuple[int, ...]) -> tuple[list[Call], frozenset[int]]:
-        """The calls of a run, and the lowest layers of the chains that it fuses."""
+    def _find(self, parts: tuple[int, ...], missing: frozenset[int] = frozenset()) -> tuple[list[Call], frozenset[int]]:
+        """The calls of a run, and the lowest layers of the chains that it fuses: none of ``missing``."""
         found: list[Call] = []
         chains = []
         at = 0
         while at < len(parts):
             fused = self._fused.get(parts[at])
-            if fused is not None and parts[at : at + len(fused.layers)] == fused.layers:
+            whole = fused is not None and parts[at : at + len(fused.layers)] == fused.layers
+            if fused is not None and whole and min(fused.layers) not in missing:
                 found += fused.calls
                 chains.append(min(fused.layers))
                 at += len(fused.layers)

@@ -139,7 +139,7 @@ class Recording:
             for chain in self._chains:
                 ops, wires = self._chain_ops(chain), self._wires[chain.first : chain.last + 1]
                 if all(w.need_backward for w in wires) and chain.pattern.backward(ops, wires[0].bottom_need):
-                    plan.fuse(chain.layers[::-1], ops.calls)
+                    plan.fuse(chain.layers[::-1], ops.calls, needs_fused=chain.pattern.needs_fused)
             self._backward_plan, self._backward_layout = plan, self._layout("diff")
         return self._backward_plan
 

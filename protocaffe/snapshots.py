@@ -89,6 +89,10 @@ class Snapshots:
             resume = schema.ResumeState(seed=self.seed, forward_count=int(self.net.forward_count.array[0]))
             resume.type = self.param.type
             resume.loss_window.extend(self._losses)
+            if len(self.backend.maths) > 1:
+                resume.math = self.backend.math
+            for key, choice in self.backend.choices.items():
+                resume.engine.add(key=key, choice=choice)
             for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
                     resume.source.add(net=index, layer=layer.name, position=layer.position())
@@ -183,6 +187,11 @@ class Snapshots:
             net.reseed(self.seed)
         self.net.forward_count.array[0] = resume.forward_count
         self._losses.extend(resume.loss_window)
+        if resume.math in self.backend.maths and resume.math != self.backend.math:
+            logger.warning(
+                "The state was written in %s; going on in %s, not to the bit as before", resume.math, self.backend.math
+            )
+        self.backend.adopt({engine.key: engine.choice for engine in resume.engine})
         layers = {(i, layer.name): layer for i, net in enumerate(nets) for layer in net._sources()}
         for source in resume.source:
             if (source.net, source.layer) in layers:

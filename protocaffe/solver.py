@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import backends, debug
-from .backends import Backend, default_backend, get_backend
+from .backends import Backend, default_backend, get_backend, prefer_math
 from .errors import BackendError, DivergedError, ParameterError, SolverError, did_you_mean
 from .hooks import Handle
 from .iteration import Iteration
@@ -83,6 +83,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.param = prototxt.read_solver(self.source) if is_file else upgrade_solver(solver_file)
         self.backend = backend or self._default_backend()
         self._check_param()
+        if self.param.HasField("math"):
+            prefer_math(self.backend, self.param.Math.Name(self.param.math).lower())
         self.seed = fresh_seed(self.param.random_seed)
         self.iter = 0
         self.current_step = 0
@@ -307,7 +309,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             if wanted == "stop":
                 self._stopped = True
                 break
-        self._look()
+        if iterations > 1:  # who steps one by one does not want to wait for the device each time
+            self._look()
 
     @property
     def smoothed_loss(self) -> float:
@@ -351,6 +354,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         if resume_file is not None:
             self.restore(resume_file)
         self.step(max(0, p.max_iter - self.iter))
+        self._look()
         if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot != 0):
             self.snapshot()
         if self._stopped:

@@ -17,6 +17,8 @@ set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "protocaffe-hypothesis")
 settings.register_profile("protocaffe", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("protocaffe")
 
+protocaffe.set_math("fp32")  # what is compared with float64 is computed exactly
+os.environ.setdefault("PROTOCAFFE_TUNE", "0")
 if os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu":
     protocaffe.set_mode_gpu()
 

@@ -197,6 +197,39 @@ CLOSE = {
         + total("t", "ab", "t", "coeff: 2 coeff: -0.5") + relu("r", "t", "t", 0.3), ["t", "r"],
     ),
 }  # fmt: skip
+CLOSE["sum with two readers"] = (CLOSE["sum"][0] + conv("d", "t", "d") + conv("e", "t", "e"), ["t", "r", "t_r_0_split"])
+CLOSE["sum with coefficients, leaky, with two readers"] = (
+    CLOSE["sum with coefficients, leaky"][0] + conv("d", "t", "d") + conv("e", "t", "e"),
+    ["t", "r", "t_r_0_split"],
+)
+CLOSE["sum with three readers"] = (
+    CLOSE["sum"][0] + conv("d", "t", "d") + conv("e", "t", "e") + conv("f", "t", "f"),
+    ["t", "r"],
+)
+LRN = "lrn_param { local_size: 3 alpha: 0.5 k: 2 }"
+CLOSE["normalised across channels"] = (
+    entry((3, 2, 5, 6)) + conv("c", "data", "c") + relu("r", "c", "c") + layer("LRN", "l", "c", "l", LRN),
+    ["c", "r", "l"],
+)
+CLOSE["normalised across channels, another power"] = (
+    entry((3, 2, 5, 6))
+    + conv("c", "data", "c")
+    + relu("r", "c", "c")
+    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "beta: 0.6")),
+    ["c", "r", "l"],
+)
+CLOSE["normalised within channels"] = (
+    entry((3, 2, 5, 6))
+    + conv("c", "data", "c")
+    + relu("r", "c", "c")
+    + layer("LRN", "l", "c", "l", LRN.replace("k: 2", "norm_region: WITHIN_CHANNEL")),
+    ["c", "r"],
+)
+#: those of which the convolution is a part where the statistics are the batch's
+WITH_CONVOLUTION = {
+    "norm, scale, relu", "norm and scale", "norm and relu", "scale without bias", "leaky", "one image", "no image",
+    "more images than chunks",
+}  # fmt: skip
 FREEZING = {
     "gain and shift": (FROZEN, "", False),
     "gain": ("param { lr_mult: 0 }", "", False),
@@ -212,6 +245,7 @@ FREEZING = {
 @pytest.mark.parametrize("name", CLOSE)
 def test_chains_agree_to_rounding(name, phase, way):
     text, chain = CLOSE[name]
+    chain = ["c", *chain] if name in WITH_CONVOLUTION and phase == TRAIN else chain
     plain, fused = pair(text + "force_backward: true", phase)
     assert fused.fused_layers() == [chain] and plain.fused_layers() == []
     for seed in (1, 2):
@@ -255,7 +289,7 @@ def test_frozen_parameters(name, way):
     tail = scale("s", "c", "c", before=freeze) + relu("r", "c", "c") + ip("out", "c", "out")
     text = normed(stats, tail=tail) + layer("Softmax", "p", "out", "p", "loss_weight: 1")
     plain, fused = pair(text)
-    assert fused.fused_layers() == [["n", "s", "r"]]
+    assert fused.fused_layers() == [["n", "s", "r"] if stats else ["c", "n", "s", "r"]]
     for seed in (1, 2):
         one_pass(seed, plain, "steps")
         one_pass(seed, fused, way)
@@ -340,9 +374,9 @@ def test_gradients_of_a_fused_chain_are_those_of_differences(cpu64):
 
 
 def test_the_mask_made_again_is_that_of_the_output():
-    net = make(
-        normed(tail=scale("s", "c", "c") + relu("r", "c", "c"), shape=(8, 4, 40, 40)) + "force_backward: true", 0
-    )
+    head = layer("Sigmoid", "c", "data", "c")
+    net = make(normed(head=head, shape=(8, 4, 40, 40)) + "force_backward: true", 0)
+    assert net.fused_layers() == [["n", "s", "r"]]
     spread(3, net)
     net.forward()
     z = net.layer_dict["n"]._buffers["normalised"].array
@@ -519,7 +553,7 @@ def test_times_of_layers_are_those_of_the_layers():
         spread(1, net)
         assert list(measure(net, 1).forward) == ["data", "c", "n", "s", "r"]
         one_pass(1, net)
-    assert fused.fused_layers() == [["n", "s", "r"]]
+    assert fused.fused_layers() == [["c", "n", "s", "r"]]
     np.testing.assert_allclose(fused.blobs["c"].data, plain.blobs["c"].data, rtol=1e-10)
     np.testing.assert_allclose(fused.blobs["data"].diff, plain.blobs["data"].diff, rtol=1e-8, atol=1e-12)
 

@@ -74,6 +74,14 @@ def test_a_device_is_not_waited_for_at_every_iteration(looks):
     assert 0 < made.smoothed_loss < 1
 
 
+def test_steps_one_by_one_do_not_wait_either(looks):
+    made = make(SplitBackend())
+    for _ in range(150):
+        made.step(1)
+    assert [count for count in looks if count] == [100]
+    assert made.smoothed_loss < 1 and [count for count in looks if count] == [100, 50]
+
+
 def test_a_displayed_loss_is_the_mean_of_all_since(looks, caplog):
     plain = make(average_loss=4)
     one_by_one = []
@@ -123,3 +131,12 @@ def test_callbacks_see_the_loss_of_their_iteration():
     made.add_callback(lambda: None, lambda: seen.append(made.smoothed_loss))
     made.step(3)
     assert len(set(seen)) == 3 and seen[-1] == made.smoothed_loss
+
+
+def test_the_log_says_when_the_layers_are_run_one_by_one(caplog):
+    made = make(SplitBackend(), display=4, debug_info="true")
+    with caplog.at_level(logging.INFO, "protocaffe"):
+        made.step(6)
+    said = [line for line in caplog.messages if "from here on" in line]
+    assert [line[: line.index(":")] for line in said] == [f"Iteration {i}" for i in (0, 1, 4, 5)]
+    assert "layer by layer (debug_info" in said[0] and "as one sequence" in said[1]

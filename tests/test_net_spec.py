@@ -301,7 +301,7 @@ def test_layer_functions_say_what_they_take():
 
 def test_params():
     assert (P.Pooling.MAX, P.Pooling.STOCHASTIC, P.Eltwise.PROD, P.LRN.WITHIN_CHANNEL) == (0, 2, 0, 1)
-    assert dir(P.Data) == ["LEVELDB", "LMDB"]
+    assert dir(P.Data) == ["AUTO", "DEVICE", "HOST", "LEVELDB", "LMDB", "NONE"]
     assert "Pooling" in dir(P)
     with pytest.raises(AttributeError, match='PoolingParameter has no enum value "MAXIMUM"'):
         P.Pooling.MAXIMUM  # noqa: B018

@@ -28,6 +28,8 @@ KERNELS = ROOT / "kernels"
 PRECISIONS = {"float": [], "double": ["-DREAL_DOUBLE"], "bf16 storage": ["-DSTORE_BF16"]}
 # The loop macros are for both compilers: what one of them leaves unused is no mistake of a kernel.
 STRICT = ["-fsyntax-only", "-Werror", "-Wno-unused-parameter"]
+# lambdas that are templates count as host code otherwise
+NVRTC = ["--std=c++17", "--device-as-default-execution-space"]
 Check = Callable[[Path, list[str]], str | None]
 
 
@@ -86,7 +88,7 @@ def nvrtc_check(library: ctypes.CDLL, arch: str) -> Check:
         program = ctypes.c_void_p()
         sources, names = (ctypes.c_char_p * 1)(header), (ctypes.c_char_p * 1)(b"portable.h")
         library.nvrtcCreateProgram(ctypes.byref(program), path.read_bytes(), path.name.encode(), 1, sources, names)
-        options = [f"--gpu-architecture={arch}", "--std=c++17", "--device-as-default-execution-space", *defines]
+        options = [f"--gpu-architecture={arch}", *NVRTC, *defines]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = library.nvrtcCompileProgram(program, len(options), array)
         size = ctypes.c_size_t()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ..errors import BackendError
-from .base import Backend
+from ..errors import BackendError, ParameterError
+from .base import MATHS, Backend
 
 #: set_mode_cpu() was called: the CPU is what the user wants, whatever a solver file says
 cpu_chosen = False
@@ -14,6 +14,11 @@ cpu_chosen = False
 gpu_chosen = False
 #: the GPU that set_device() chose
 gpu = 0
+#: what a GPU does unless a solver file, set_math() or --math says otherwise
+DEFAULT_MATH = "tf32"
+#: what set_math() or --math chose; it comes before what a solver file says
+math: str | None = None
+_made: list[Backend] = []
 
 
 def get_backend(name: str = "cpu", real: Any = "float32") -> Backend:
@@ -37,7 +42,32 @@ def _make(kind: str, real: Any, device: int) -> Backend:
         return CpuBackend(real)
     from .cuda import CudaBackend
 
-    return CudaBackend(real, device)
+    backend = CudaBackend(real, device)
+    if len(backend.maths) > 1:
+        backend.math = math or DEFAULT_MATH
+    _made.append(backend)
+    return backend
+
+
+def set_math(mode: str) -> None:
+    """Multiply floats on the GPU in "fp32", exactly, or in "tf32", on tensor cores with factors rounded to 10 bits.
+
+    It is for this process, for nets that are there too, and comes before a solver file's ``math``; the CPU computes in
+    fp32 in any case. Raises ParameterError for another mode.
+    """
+    global math
+    if mode not in MATHS:
+        raise ParameterError(f'set_math: the mode must be "fp32" or "tf32", got {mode!r}')
+    math = mode
+    for backend in _made:
+        if mode in backend.maths:
+            backend.math = mode
+
+
+def prefer_math(backend: Backend, mode: str) -> None:
+    """Have ``backend`` multiply as a solver file says, unless set_math() or --math chose, or it knows one way only."""
+    if math is None and mode in backend.maths:
+        backend.math = mode
 
 
 def default_backend() -> Backend:

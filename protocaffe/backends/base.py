@@ -12,11 +12,14 @@ from ..errors import BackendError
 from ..fusion import Pattern
 from ..memory import Loans, Memory, Storage
 from ..patterns import PORTABLE
+from .copies import Copies
 
 if TYPE_CHECKING:
     from ..interop import View
 
 Bound = Callable[[], Any]
+#: ways to multiply floats: as they are, or on a GPU's tensor cores with factors rounded to 10 bits
+MATHS = ("fp32", "tf32")
 
 
 class HostCall:
@@ -33,7 +36,7 @@ class HostCall:
         self.backend.flush()
 
 
-class Backend(ABC):
+class Backend(Copies, ABC):
     """A device. ``bind_*`` check the arguments once and return a call without arguments that a plan replays."""
 
     name: str
@@ -45,6 +48,8 @@ class Backend(ABC):
     patterns: Sequence[type[Pattern]] = PORTABLE
     #: type and number of the device as DLPack counts them
     dlpack_device: tuple[int, int] = (1, 0)
+    #: what `math` may be
+    maths: Sequence[str] = ("fp32",)
 
     def __init__(self) -> None:
         #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)
@@ -57,11 +62,25 @@ class Backend(ABC):
         self.loans = Loans()
         #: grows when plans that were recorded before no longer hold: another way to compute was chosen
         self.generation = 0
+        self._math = "fp32"
 
     @property
     def math(self) -> str:
-        """How floats are multiplied: "fp32", or on a GPU "tf32"."""
-        return "fp32"
+        """How floats are multiplied, one of `maths`; plans that were recorded with another are recorded anew."""
+        return self._math
+
+    @math.setter
+    def math(self, mode: str) -> None:
+        if mode not in self.maths:
+            wanted = " or ".join(f'"{m}"' for m in self.maths)
+            raise BackendError(f'the maths of {self.name} in {self.real} must be {wanted}, got "{mode}"')
+        if mode != self._math:
+            self._math = mode
+            self._set_math(mode)
+            self.generation += 1
+
+    def _set_math(self, mode: str) -> None:
+        """Make libraries use ``mode``."""
 
     @property
     def choices(self) -> dict[str, str]:
@@ -132,10 +151,10 @@ class Backend(ABC):
         """Wait until the device has done all it was given."""
 
     # What other tools need, where a device has memory of its own (interop.py)
-    def wait_for_others(self) -> None:  # noqa: B027
+    def wait_for_others(self) -> None:
         """Let what this device is given from now on wait for what other tools have given it so far."""
 
-    def let_others_wait(self) -> None:  # noqa: B027
+    def let_others_wait(self) -> None:
         """Let what other tools give the device from now on wait for what was given so far."""
 
     def device_array(self, view: View) -> Any:

@@ -15,9 +15,10 @@ from ..patterns import PORTABLE
 from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
 from .arguments import Kernels
-from .base import Bound, GenericConvolution
+from .base import MATHS, Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
+from .cuda_copy import CudaCopies
 from .cuda_device import open_device
 from .cuda_dnn import Convolutions
 from .cuda_graph import segments
@@ -40,7 +41,24 @@ def nothing() -> None:
     """A call over no elements."""
 
 
-class CudaBackend(SharedGpu):
+class Launch:
+    """A launch whose arguments get their places on the GPU when it first runs: many calls of a plan never do."""
+
+    __slots__ = ("_bound", "_start", "keep")
+
+    def __init__(self, start: Bound, values: Sequence[Any]) -> None:
+        self._start: Any = start
+        self._bound: Bound | None = None
+        self.keep = tuple(values)
+
+    def __call__(self) -> None:
+        """Launch it."""
+        if self._bound is None:
+            self._bound = partial(self._start, *map(_pack, self.keep))
+        self._bound()
+
+
+class CudaBackend(CudaCopies, SharedGpu):
     """GPU ``device``. ``real`` is float32, or float64 in the check build."""
 
     name = "cuda"
@@ -64,15 +82,12 @@ class CudaBackend(SharedGpu):
         self.graphs = True
 
     @property
-    def math(self) -> str:
-        """How matrices of floats are multiplied: "fp32" or "tf32"."""
-        return self._blas.math
+    def maths(self) -> Sequence[str]:  # type: ignore[override]
+        """ "fp32" and "tf32" for floats; doubles are multiplied as they are."""
+        return MATHS if self.real == np.float32 else MATHS[:1]
 
-    @math.setter
-    def math(self, mode: str) -> None:
-        if mode != self._blas.math:
-            self._blas.math = mode
-            self.generation += 1
+    def _set_math(self, mode: str) -> None:
+        self._blas.set_math(mode)
 
     @property
     def blas_version(self) -> int:
@@ -125,9 +140,7 @@ class CudaBackend(SharedGpu):
         block = _row_block(columns // _PER_LANE) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
-        call = partial(function.launch, grid, (block, 1, 1), self.device.stream, *map(_pack, values))
-        call.keep = args  # type: ignore[attr-defined]
-        return call
+        return Launch(partial(function.launch, grid, (block, 1, 1), self.device.stream), values)
 
     def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
         """The calls as CUDA graphs, cut where Python has its say."""

@@ -48,18 +48,11 @@ class Blas:
         cublas.set_stream(self._handle, device.stream.handle)  # it resets the workspace, so it comes first
         cublas.set_workspace(self._handle, self._workspace.address, _WORKSPACE)
         self._lt_handle = cublas_lt.create()
-        self.math = "fp32"
+        self.set_math("fp32")
 
-    @property
-    def math(self) -> str:
+    def set_math(self, mode: str) -> None:
         """ "fp32", or "tf32": float products on tensor cores, with factors rounded to 10 bits."""
-        return self._math
-
-    @math.setter
-    def math(self, mode: str) -> None:
-        if mode not in _MATH:
-            raise BackendError(f'the maths of the GPU must be "fp32" or "tf32", got "{mode}"')
-        self._math = mode
+        self.math = mode
         self._cublas.set_math_mode(self._handle, _MATH[mode])
 
     @property

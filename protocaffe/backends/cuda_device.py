@@ -39,16 +39,30 @@ def driver() -> Any:
 
 
 class Allocation:
-    """Memory of the GPU. What holds it may be collected in any thread, so freeing is left to `Device.collect`."""
+    """``size`` zeroed bytes of the GPU, taken when their address is first asked for.
 
-    __slots__ = ("_memory", "_trash", "address")
+    Many are never used: what layers keep for their own backward passes where chains of layers run as one. What holds
+    memory may be collected in any thread, so freeing is left to `Device.collect`.
+    """
 
-    def __init__(self, memory: Any, trash: list[Callable[[], Any]]) -> None:
-        self._memory, self._trash = memory, trash
-        self.address = int(memory)
+    __slots__ = ("_address", "_device", "_memory", "_size")
+
+    def __init__(self, device: Device, size: int) -> None:
+        self._device, self._size = device, size
+        self._memory: Any = None
+        self._address = 0
+
+    @property
+    def address(self) -> int:
+        """Where it begins. Raises BackendError where there is not so much memory left."""
+        if self._memory is None:
+            self._memory = self._device.take(self._size)
+            self._address = int(self._memory)
+        return self._address
 
     def __del__(self) -> None:
-        self._trash.append(self._memory.free)
+        if self._memory is not None:
+            self._device.trash.append(self._memory.free)
 
 
 class Device:
@@ -77,7 +91,11 @@ class Device:
             self.trash.pop()()
 
     def allocate(self, size: int) -> Allocation:
-        """``size`` zeroed bytes. Raises BackendError where there are not that many left."""
+        """``size`` zeroed bytes, taken on first use."""
+        return Allocation(self, size)
+
+    def take(self, size: int) -> Any:
+        """``size`` zeroed bytes as PyCUDA's allocation. Raises BackendError where there are not that many left."""
         self.collect()
         try:
             memory = self._allocate(size)
@@ -87,7 +105,7 @@ class Device:
                 f"{size >> 20} MiB are needed, GPU {self.number} has {free >> 20} of {total >> 20} MiB left"
             ) from error
         self.driver.memset_d8_async(memory, 0, size, self.stream)
-        return Allocation(memory, self.trash)
+        return memory
 
     def _allocate(self, size: int) -> Any:
         try:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from ctypes import c_void_p
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ logger = logging.getLogger("protocaffe.engines")
 CUDNN = "CUDNN"
 #: bytes that a plan may need as scratch memory
 ROOM = 1 << 30
-#: plans of cuDNN that are measured
-PLANS = 8
+#: plans that cuDNN's heuristics name and that are measured
+PLANS = 16
 _ALIGNMENT = 16
 _ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weights": (X, Y, W, None)}
 
@@ -89,7 +90,7 @@ class Convolutions:
         self._device = backend.device
         self.choices = choices
         self._workspace = Workspace(backend.device)
-        self._told = False
+        self._told: set[str] = set()
 
     @cached_property
     def library(self) -> Library | None:
@@ -110,6 +111,10 @@ class Convolutions:
         version = self.library.version if self.library else "none"
         return f"{self._device.gpu.name()}, cuDNN {version}, cuBLAS {self._backend.blas_version}"
 
+    @property
+    def _precision(self) -> str:
+        return self._backend.math if self._backend.real == np.float32 else "fp64"
+
     # ---------------------------------------------------------------------------------------------------------- verbs
     def bind(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
         """The step by cuDNN, or None where im2col and GEMM are to do it."""
@@ -123,7 +128,7 @@ class Convolutions:
         if not explicit and (shape.engine == CAFFE or not self._applies(shape)):
             return None
         trial = _Trial(self, step, shape, args, relu)
-        key = f"{self._machine}, {self._backend.math}, {shape.engine}: {trial.name}"
+        key = f"{self._machine}, {self._precision}, {shape.engine}: {trial.name}"
         choice = self.choices.find(key)
         if choice is not None:
             try:
@@ -133,6 +138,7 @@ class Convolutions:
             except CudnnError as error:
                 logger.info("%s: %s: measured again", key, error)
         if tuning():
+            self._tell(logging.INFO, f"measuring which engine is the fastest for each convolution: {self.choices.path}")
             choice = trial.measure()
             self.choices.add(key, choice)
         else:
@@ -144,19 +150,24 @@ class Convolutions:
         """Whether there is anything to choose for ``engine: DEFAULT``."""
         if shape.generic or self._backend.real != np.float32 or len(shape.kernel) > 3:
             return False
-        if self.library is None and not self._told:
-            self._told = True
-            logger.warning("convolutions are computed by im2col and GEMM: %s", self._missing)
+        if self.library is None:
+            self._tell(logging.WARNING, f"convolutions are computed by im2col and GEMM: {self._missing}")
         return self.library is not None
+
+    def _tell(self, level: int, text: str) -> None:
+        """Log ``text``, once."""
+        if text not in self._told:
+            self._told.add(text)
+            logger.log(level, "%s", text)
 
 
 def by_rule(step: str, shape: Any) -> str:
-    """The engine that ``DEFAULT`` means where nothing may be measured.
+    """The engine that ``DEFAULT`` means where nothing may be measured, after what an H100 likes (gpu_conv.json).
 
-    im2col and GEMM for few input channels (up to 4), whose columns cost little against what cuDNN makes of them, and
-    for kernels so small that one image's columns are; cuDNN for all else.
+    im2col and GEMM where columns cost next to nothing, for 1x1 kernels; where cuDNN reads the input a channel at a
+    time, for one input channel; and for outputs of less than 4x4, which are too small for its tiles; else cuDNN.
     """
-    return CAFFE if shape.channels <= 4 else CUDNN
+    return CAFFE if prod(shape.kernel) == 1 or shape.channels == 1 or shape.pixels < 16 else CUDNN
 
 
 class _Trial:
@@ -185,9 +196,11 @@ class _Trial:
         name = choice.removeprefix(f"{CUDNN} ")
         fused = name.startswith("fused ")
         graph = self._graph(fused)
-        return self._call(graph, graph.plan(name.removeprefix("fused ")), args, fused)
+        return self._call(graph, graph.plan(name.removeprefix("fused ")), args, fused, self._owner._workspace)
 
-    def _call(self, graph: ConvGraph, plan: Plan, args: Sequence[Memory | None], fused: bool) -> Bound:
+    def _call(
+        self, graph: ConvGraph, plan: Plan, args: Sequence[Memory | None], fused: bool, workspace: Workspace
+    ) -> Bound:
         owner = self._owner
         places = {
             number: memory
@@ -195,7 +208,7 @@ class _Trial:
             if memory is not None and number is not None and (fused or number != BIAS)
         }
         assert owner.library is not None
-        run = _Run(owner.library, owner._handle, graph, plan, places, owner._workspace)
+        run = _Run(owner.library, owner._handle, graph, plan, places, workspace)
         rest = [] if fused else self._rest(args)
         return _Both([run, *rest]) if rest else run
 
@@ -214,10 +227,14 @@ class _Trial:
         return [bind("relu_forward", y.count, (y, y, 0.0))] if self._relu else []
 
     # -------------------------------------------------------------------------------------------------------- choosing
+    def _ways(self) -> tuple[bool, ...]:
+        """Whether bias and ReLU are in the plan: the likelier first."""
+        return (True, False) if self._bias is not None or self._relu else (False,)
+
     def _plans(self) -> list[tuple[str, ConvGraph, Plan, bool]]:
         """The candidates of cuDNN, by choice."""
         found = []
-        for fused in (False, True) if self._bias is not None or self._relu else (False,):
+        for fused in self._ways():
             try:
                 graph = self._graph(fused)
                 for plan in graph.plans(ROOM, PLANS):
@@ -233,8 +250,10 @@ class _Trial:
             memory = args[i]
             args[i] = None if memory is None else self._backend.empty(memory.shape)
 
+        workspace = Workspace(self._owner._device)  # its own: what is not chosen may need far more
+
         def engine(graph: ConvGraph, plan: Plan, fused: bool) -> Callable[[], Bound]:
-            return lambda: self._call(graph, plan, args, fused)
+            return lambda: self._call(graph, plan, args, fused, workspace)
 
         out: dict[str, Callable[[], Bound]] = {CAFFE: lambda: self._generic(args)} if caffe else {}
         return out | {name: engine(graph, plan, fused) for name, graph, plan, fused in self._plans()}
@@ -260,8 +279,12 @@ class _Trial:
 
     def first_plan(self) -> str:
         """cuDNN's first plan, without measuring; im2col and GEMM where it has none."""
-        for plan in self._graph(False).plans(ROOM, 1):
-            return f"{CUDNN} {plan.name}"
+        for fused in self._ways():
+            try:
+                for plan in self._graph(fused).plans(ROOM, 1):
+                    return f"{CUDNN} {'fused ' * fused}{plan.name}"
+            except CudnnError as error:
+                logger.debug("%s: %s", self.name, error)
         if self._shape.engine == CUDNN:
             raise BackendError(f"engine: CUDNN: cuDNN has no plan that repeats to the bit for {self.name}")
         return CAFFE

@@ -40,13 +40,15 @@ def fastest(
         try:
             call = make()
             call()  # loads what is loaded at the first use
-            firsts[name] = min(microseconds(device, call) for _ in range(2))
-            calls[name] = call
+            us = microseconds(device, call)
+            if us < hopeless * min(firsts.values(), default=us):
+                us = min(us, microseconds(device, call))
+                calls[name] = call
+            firsts[name] = us
         except failures:
             continue
-        least = min(firsts.values())
-        for slow in [name for name in calls if firsts[name] > hopeless * least]:
-            del calls[slow]
+    least = min(firsts.values(), default=0.0)
+    calls = {name: call for name, call in calls.items() if firsts[name] <= hopeless * least}
     graphs: dict[str, tuple[Segment, int]] = {}
     for name, call in calls.items():
         count = max(1, min(_MOST, int(_TARGET / max(firsts[name], 1.0))))

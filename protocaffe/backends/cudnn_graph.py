@@ -5,6 +5,7 @@ A plan is named by the number of its engine and the values of its knobs, "17 2=3
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_void_p
 from functools import partial
@@ -20,11 +21,11 @@ _CROSS_CORRELATION = 1
 _ADD, _RELU = 0, 100
 _HEURISTICS = (3, 2)  # mode A, then what works anywhere
 _TENSOR_CORE, _DOWN_CONVERT, _REDUCED, _NONDETERMINISTIC, _TILE_6, _TILE_13 = 0, 1, 2, 4, 7, 8
-#: plans with these notes are never used: results must repeat to the bit
-_NEVER = {_REDUCED, _NONDETERMINISTIC}
+#: plans with these notes are never used: results must repeat to the bit, and halves have too few digits
+_NEVER = {_DOWN_CONVERT, _REDUCED, _NONDETERMINISTIC}
 #: nor these where floats are to be multiplied as floats; large Winograd tiles lose digits
-_NOT_IN_FP32 = {_TENSOR_CORE, _DOWN_CONVERT, _TILE_6, _TILE_13}
-_COMPILED_AT_RUN_TIME = 0
+_NOT_IN_FP32 = {_TENSOR_CORE, _TILE_6, _TILE_13}
+_COMPILED_AT_RUN_TIME = 0  # takes a second, at every start
 
 
 class Plan(NamedTuple):
@@ -86,32 +87,50 @@ class ConvGraph:
             virtual=virtual,
         )  # fmt: skip
 
-    def plans(self, room: int, most: int) -> Iterator[Plan]:
-        """Up to ``most`` plans, the likeliest first, that repeat to the bit and need at most ``room`` bytes."""
-        seen: set[str] = set()
-        for mode in _HEURISTICS:
-            if seen and mode != _HEURISTICS[0]:
-                return
+    def plans(self, room: int, most: int, of_engine: int = 3) -> Iterator[Plan]:
+        """Plans that repeat to the bit and need at most ``room`` bytes.
+
+        Up to ``most`` that cuDNN's heuristics name, the likeliest first and not more than ``of_engine`` that differ in
+        knobs alone; then engines that they leave out, which at times are twice as fast.
+        """
+        seen: Counter[str] = Counter()
+        names: set[str] = set()
+        for config in self._configs():
             try:
-                configs = self._make("heuristics", mode=mode, graph=self._graph).descriptors("results", "config")
+                engine = config.descriptors("engine", "engine")[0]
+                if not self._fits(engine):
+                    continue
+                name = _name(engine, config.descriptors("knobs", "knob"))
+                index = name.split()[0]
+                if name in names or seen[index] == of_engine:
+                    continue
+                plan = self._plan(name, config)
             except CudnnError:
                 continue
-            for config in configs:
+            if plan.workspace <= room:
+                names.add(name)
+                seen[index] += 1
+                yield plan
+            if len(names) == most:
+                break
+        for number in range(self._graph.get("engines")[0]):
+            if not seen[str(number)]:
                 try:
-                    engine = config.descriptors("engine", "engine")[0]
-                    if self._forbidden & set(engine.get("notes")) or _COMPILED_AT_RUN_TIME in engine.get("behavior"):
-                        continue
-                    name = _name(engine, config.descriptors("knobs", "knob"))
-                    if name in seen:
-                        continue
-                    plan = self._plan(name, config)
+                    plan = self.plan(str(number))
                 except CudnnError:
                     continue
                 if plan.workspace <= room:
-                    seen.add(name)
                     yield plan
-                if len(seen) == most:
-                    return
+
+    def _configs(self) -> Iterator[Descriptor]:
+        for mode in _HEURISTICS:
+            try:
+                yield from self._make("heuristics", mode=mode, graph=self._graph).descriptors("results", "config")
+            except CudnnError:
+                continue
+
+    def _fits(self, engine: Descriptor) -> bool:
+        return not self._forbidden & set(engine.get("notes")) and _COMPILED_AT_RUN_TIME not in engine.get("behavior")
 
     def plan(self, name: str) -> Plan:
         """The plan that `Plan.name` names. Raises CudnnError where this cuDNN has none such."""
@@ -122,7 +141,7 @@ class ConvGraph:
             engine = self._make("engine", graph=self._graph, index=int(index))
         except (ValueError, TypeError) as error:
             raise CudnnError(f'"{name}" names no plan of cuDNN ({error})') from error
-        if self._forbidden & set(engine.get("notes")):
+        if not self._fits(engine):
             raise CudnnError(f'plan "{name}" of cuDNN does not compute as it must')
         more = {"knobs": chosen} if chosen else {}
         return self._plan(name, self._make("config", engine=engine, **more))

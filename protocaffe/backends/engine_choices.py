@@ -60,10 +60,12 @@ class Choices:
         return build.cache_folder() / "engines.json"
 
     def find(self, key: str) -> str | None:
-        """The choice for ``key``, if there is one."""
+        """The choice for ``key``, if there is one; without tuning what was once measured does not count."""
+        if key in self._adopted or not tuning():
+            return self._adopted.get(key)
         if self._known is None:
             self._known = self._read()
-        return self._adopted.get(key) or self._known.get(key)
+        return self._known.get(key)
 
     def use(self, key: str, choice: str) -> str:
         """Note that a plan is recorded with ``choice``."""
@@ -91,7 +93,7 @@ class Choices:
 
     def adopt(self, choices: Mapping[str, str]) -> bool:
         """Prefer ``choices`` from now on; whether a plan that is there was recorded with another one."""
-        self._adopted.update(choices)
+        self._adopted.update({str(key): str(choice) for key, choice in choices.items()})
         return any(self.used.get(key, choice) != choice for key, choice in choices.items())
 
     def _read(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from protocaffe.net import Net
 
 F = TypeVar("F", bound=Callable[..., Any])
+MATHS = ("fp32", "tf32")
 
 
 def caffe_flags(args: list[str], names: set[str]) -> list[str]:
@@ -81,10 +82,12 @@ def describe(error: Exception) -> str:
 
 
 def device_options(command: F) -> F:
-    """Add ``--cpu`` and ``--gpu``."""
+    """Add ``--cpu``, ``--gpu`` and ``--math``."""
+    math = click.option("--math", type=click.Choice(MATHS), help="How the GPU multiplies floats, whatever the solver "
+                        "file says: fp32, or on tensor cores tf32 (the default).")  # fmt: skip
     gpu = click.option("--gpu", metavar="ID", help="Run on this GPU, as Caffe's -gpu, whatever the solver file says.")
     cpu = click.option("--cpu", is_flag=True, help="Run on the CPU, whatever the solver file says.")
-    return cpu(gpu(command))
+    return cpu(gpu(math(command)))
 
 
 def state_options(command: F) -> F:
@@ -101,23 +104,29 @@ def mask_options(command: F) -> F:
     return make(drop(command))
 
 
-def wanted_backend(cpu: bool, gpu: str | None, source: str = "--gpu") -> Backend:
-    """The device that ``--cpu`` and ``--gpu`` ask for; ``source`` names who asked for the GPU in errors.
+def wanted_backend(cpu: bool, gpu: str | None, math: str | None = None, source: str = "--gpu") -> Backend:
+    """The device that ``--cpu``, ``--gpu`` and ``--math`` ask for; ``source`` names who asked for the GPU in errors.
 
-    Raises BackendError where there is no such GPU (never the CPU in its place), ParameterError for both flags at once.
+    Raises BackendError where there is no such GPU (never the CPU in its place), ParameterError for flags that exclude
+    each other.
     """
-    from protocaffe.backends import get_backend
+    from protocaffe.backends import get_backend, set_math
 
     if gpu is None or cpu:
         if gpu is not None:
             raise ParameterError("--cpu and --gpu exclude each other")
+        if math not in (None, "fp32"):
+            raise ParameterError(f"--math {math} is for a GPU (--gpu); the CPU multiplies in fp32")
         return get_backend("cpu")
     if not gpu.isdigit():
         raise BackendError(f'{source} must be the id of one GPU, got "{gpu}": training on several is not available')
     try:
-        return get_backend(f"cuda:{gpu}")
+        backend = get_backend(f"cuda:{gpu}")
     except BackendError as error:
         raise BackendError(f"{source} {gpu}: {error}") from error
+    if math is not None:
+        set_math(math)
+    return backend
 
 
 def apply_masks(net: Net, mask_from_zeros: bool, drop_masks: bool) -> None:

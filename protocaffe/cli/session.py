@@ -32,6 +32,7 @@ def open_net(
     stage: str = "",
     cpu: bool = False,
     gpu: str | None = None,
+    math: str | None = None,
     reuse_memory: bool = False,
 ) -> Net:
     """A net from a prototxt, with weights from files separated by commas."""
@@ -39,7 +40,7 @@ def open_net(
     from protocaffe.net import Net
 
     value = TRAIN if phase.upper() == "TRAIN" else TEST
-    backend = wanted_backend(cpu, gpu)
+    backend = wanted_backend(cpu, gpu, math)
     net = Net(model, value, level=level, stages=split(stage), backend=backend, reuse_memory=reuse_memory)
     for path in split(weights):
         net.copy_from(path)
@@ -57,6 +58,7 @@ class Job:
     base_lr: float | None = None
     cpu: bool = False
     gpu: str | None = None
+    math: str | None = None
     level: int = 0
     stage: str = ""
     mask_from_zeros: bool = False
@@ -93,8 +95,9 @@ def solver_backend(job: Job, parameter: Any) -> Backend:
     """The device: what the command line says, else a ``solver_mode`` that stands in the file, else the CPU."""
     in_file = parameter.HasField("solver_mode") and parameter.solver_mode == parameter.GPU
     if in_file and not job.cpu and job.gpu is None:
-        return wanted_backend(False, str(parameter.device_id), f"{job.solver}: solver_mode: GPU, device_id")
-    return wanted_backend(job.cpu, job.gpu)
+        source = f"{job.solver}: solver_mode: GPU, device_id"
+        return wanted_backend(False, str(parameter.device_id), job.math, source)
+    return wanted_backend(job.cpu, job.gpu, job.math)
 
 
 def _field_of(parameter: Any, path: Any) -> str:

@@ -80,14 +80,14 @@ def run(net: Net, iterations: int) -> dict[str, np.ndarray]:
 @device_options
 def command(
     model: str, weights: str, iterations: int, level: int, stage: str,
-    mask_from_zeros: bool, drop_masks: bool, cpu: bool, gpu: str | None,
+    mask_from_zeros: bool, drop_masks: bool, cpu: bool, gpu: str | None, math: str | None,
 ) -> None:  # fmt: skip
     """Run a net on its test data and print the mean of every output (accuracy, loss)."""
     from protocaffe.cli.common import apply_masks
     from protocaffe.cli.session import open_net
 
     with log_lines():
-        net = open_net(model, "TEST", weights, level, stage, cpu, gpu, reuse_memory=True)
+        net = open_net(model, "TEST", weights, level, stage, cpu, gpu, math, reuse_memory=True)
         apply_masks(net, mask_from_zeros, drop_masks)
         means = run(net, iterations)
     for name, value in means.items():

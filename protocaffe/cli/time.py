@@ -79,14 +79,15 @@ def measure(net: Net, iterations: int) -> Times:
 @state_options
 @device_options
 def command(
-    model: str, weights: str | None, iterations: int, phase: str, level: int, stage: str, cpu: bool, gpu: str | None
-) -> None:
+    model: str, weights: str | None, iterations: int, phase: str, level: int, stage: str, cpu: bool, gpu: str | None,
+    math: str | None,
+) -> None:  # fmt: skip
     """Time the forward and backward pass of a net: each layer alone, then the net as it really runs."""
     from protocaffe.cli.common import stdout_table
     from protocaffe.cli.session import open_net
 
     with log_lines():
-        net = open_net(model, phase, weights, level, stage, cpu, gpu)
+        net = open_net(model, phase, weights, level, stage, cpu, gpu, math)
         log.info("*** Benchmark begins ***")
         log.info("Testing for %d iterations.", iterations)
         times = measure(net, iterations)

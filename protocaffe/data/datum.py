@@ -31,7 +31,8 @@ def decode_datum(payload: bytes, force_color: bool = False, force_gray: bool = F
     if datum.encoded:
         return decode_image(datum.data, force_color, force_gray), label
     shape = (datum.channels, datum.height, datum.width)
-    item = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
+    data = datum.data  # each look at it makes a copy
+    item = np.frombuffer(data, np.uint8) if data else np.array(datum.float_data, np.float32)
     if min(shape) < 1 or item.size != shape[0] * shape[1] * shape[2]:
         raise ValueError(f"the Datum says {_extents(shape)} but holds {item.size} values")
     return item.reshape(shape), label
@@ -88,7 +89,7 @@ def _target_mode(image: Any, force_color: bool, force_gray: bool) -> str:
 class RawLayout:
     """The layout that all records of a set of raw bytes mostly have, so that many are decoded without protobuf:
 
-    the same bytes up to the pixels, ``size`` pixels, then a label below 128.
+    the same bytes up to the pixels, ``size`` pixels, then a label, which `split` wants below 128.
     """
 
     def __init__(self, head: bytes, shape: tuple[int, ...]) -> None:
@@ -100,10 +101,10 @@ class RawLayout:
     def of(cls, payload: bytes) -> RawLayout | None:
         """Return the layout of this record, or None when it has another one."""
         item, label = decode_datum(payload)
-        if item.dtype != np.uint8 or label is None or not 0 <= label < 128:
+        if item.dtype != np.uint8 or label is None or label < 0:
             return None
-        head = payload[: len(payload) - item.size - 2]
-        tail = item.tobytes() + bytes([LABEL_TAG, label])
+        tail = item.tobytes() + bytes([LABEL_TAG]) + _varint(label)
+        head = payload[: len(payload) - len(tail)]
         if payload != head + tail or not head.endswith(bytes([DATA_TAG]) + _varint(item.size)):
             return None
         return cls(head, item.shape)
@@ -117,6 +118,26 @@ class RawLayout:
         if (table[:, :start] != self.head).any() or (table[:, end] != LABEL_TAG).any() or (table[:, -1] > 127).any():
             return None
         return table[:, start:end].reshape(-1, *self.shape), table[:, -1]
+
+    def views(self, payloads: Sequence[bytes]) -> tuple[list[np.ndarray], np.ndarray] | None:
+        """As `split`, but the items as a list of views of the records: for large ones, which are worth no copy more."""
+        head, end = self.head.tobytes(), len(self.head) + self.size
+        labels = []
+        for payload in payloads:
+            label = _label_at(payload, end) if payload.startswith(head) else None
+            if label is None:
+                return None
+            labels.append(label)
+        items = [np.frombuffer(payload, np.uint8, self.size, len(head)).reshape(self.shape) for payload in payloads]
+        return items, np.array(labels, np.float32)
+
+
+def _label_at(payload: bytes, at: int) -> int | None:
+    """The label that is all there is from ``at`` on, or None."""
+    tag, tail = payload[at : at + 1], payload[at + 1 :]
+    if tag != bytes([LABEL_TAG]) or not 1 <= len(tail) <= 4 or tail[-1] > 127 or any(byte < 128 for byte in tail[:-1]):
+        return None
+    return sum((byte & 127) << 7 * i for i, byte in enumerate(tail))
 
 
 def _varint(value: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from .lmdb_source import LmdbReader, is_leveldb
 
 CACHE_BYTES = 512 << 20
 LABEL_SEARCH = 1000
+#: bytes of an item from which on one copy less outweighs the work on each item
+LARGE = 16 << 10
 
 
 def open_database(path: str | Path) -> LmdbReader | LevelDbReader:
@@ -55,11 +58,18 @@ class DatumSource:
         self._filled = np.zeros(self.size, bool)
         self.cached = False  # every item is in the cache
         self._scratch = np.empty((0, *self.shape), self.dtype)
-        if self.size * first.nbytes <= cache_bytes:
+        self._item_bytes = first.nbytes
+        self.nbytes = self.size * first.nbytes  # of all items, should they have one shape
+        if self.nbytes <= cache_bytes:
             self._cache = np.empty((self.size, *self.shape), self.dtype)
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def kind(self) -> tuple[bool, ...]:
+        """What decides how records become items, beside the records."""
+        return (*self._force, self.labels)
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
         """Return the items, (n, C, H, W) or a list of (C, H, W), and their labels, (n,) float32.
@@ -78,6 +88,37 @@ class DatumSource:
         items = self._scratch[:count]
         np.take(self._cache, indices, axis=0, out=items, mode="clip")  # "raise" would copy once more
         return items, self._cache_labels[indices]
+
+    def views(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
+        """As `fetch`, but what would be copied to one array comes as a list of views, unless the items are small."""
+        if self._item_bytes < LARGE:
+            return self.fetch(indices)
+        if self._cache is not None and not self.cached:
+            self._fill(indices)
+        if self._cache is not None:
+            return [self._cache[index] for index in indices.tolist()], self._cache_labels[indices]
+        return self._decode_all(indices)
+
+    def pieces(self, count: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The whole set, ``count`` items at a time: (first index, items, labels); nothing of it is kept.
+
+        Raises DataError for an item that has not the first one's shape, even if `fetch` takes it.
+        """
+        for first in range(0, self.size, count):
+            indices = np.arange(first, min(first + count, self.size))
+            items, labels = self._fetch_uncached(indices)
+            if isinstance(items, list):
+                at = next(i for i, item in enumerate(items) if item.shape != self.shape)
+                raise DataError(
+                    f"{self._name(first + at)}: expected {self.shape} (C, H, W) as in the first record, "
+                    f"got {items[at].shape}"
+                )
+            yield first, items, labels
+
+    def release(self) -> None:
+        """Let go of what is kept in memory, and of the file."""
+        self._cache = None
+        self._reader.close()
 
     def _fill(self, indices: np.ndarray) -> None:
         assert self._cache is not None
@@ -101,11 +142,21 @@ class DatumSource:
             self._reader.close()
 
     def _fetch_uncached(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-        decoded = [self._decode(index, self._reader.read(index)) for index in indices.tolist()]
-        items = [item for item, _ in decoded]
-        labels = np.array([label for _, label in decoded], np.float32)
-        fits = [self._fits(item, index) for item, index in zip(items, indices.tolist(), strict=True)]
-        return (np.stack(items) if all(fits) else items), labels
+        items, labels = self._decode_all(indices)
+        if isinstance(items, list) and all(item.shape == self.shape for item in items):
+            items = np.stack(items)
+        return items, labels
+
+    def _decode_all(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
+        payloads = [self._reader.read(index) for index in indices.tolist()]
+        if self._layout is not None:
+            found = (self._layout.split if self._item_bytes < LARGE else self._layout.views)(payloads)
+            if found:
+                return found[0], found[1].astype(np.float32)
+        decoded = [self._decode(index, payload) for index, payload in zip(indices.tolist(), payloads, strict=True)]
+        for index, (item, _) in zip(indices.tolist(), decoded, strict=True):
+            self._fits(item, index)
+        return [item for item, _ in decoded], np.array([label for _, label in decoded], np.float32)
 
     def _decode(self, index: int, payload: bytes) -> tuple[np.ndarray, float]:
         try:

@@ -33,8 +33,9 @@ class Producer(Protocol):
 class _State:
     """What the thread and its owner share. The thread holds no reference to the owner, so that one may be collected."""
 
-    def __init__(self, producer: Producer, slots: list[list[np.ndarray]], step: int) -> None:
+    def __init__(self, producer: Producer, slots: list[list[np.ndarray]], step: int, settle: bool) -> None:
         self.producer = producer
+        self.settle = settle
         self.step = step
         self.change = threading.Condition()
         self.free = deque(slots)
@@ -71,7 +72,7 @@ def _work(state: _State) -> None:
         except BaseException as raised:
             error = raised
         cost = time.thread_time() - start
-        cheap = cheap + 1 if state.producer.settled and cost < CHEAP_SECONDS else 0
+        cheap = cheap + 1 if state.settle and state.producer.settled and cost < CHEAP_SECONDS else 0
         with state.change:
             if error is None and generation == state.generation:
                 state.ready.append(slot)
@@ -105,12 +106,21 @@ class Prefetcher:
     producer : writes the batches
     shapes : shapes of the arrays of a batch (float32)
     step : positions a batch takes
+    slots : the arrays to prepare batches in, where somebody needs these very arrays (`acquire`); they then stay with
+        the thread, however cheap batches are
     """
 
-    def __init__(self, producer: Producer, shapes: Sequence[tuple[int, ...]], step: int, depth: int = 4) -> None:
-        slots = [[np.zeros(shape, np.float32) for shape in shapes] for _ in range(depth + 1)]
+    def __init__(
+        self,
+        producer: Producer,
+        shapes: Sequence[tuple[int, ...]],
+        step: int,
+        depth: int = 4,
+        slots: list[list[np.ndarray]] | None = None,
+    ) -> None:
+        own = slots or [[np.zeros(shape, np.float32) for shape in shapes] for _ in range(depth + 1)]
         self.position = 0
-        self._state = _State(producer, slots, step)
+        self._state = _State(producer, own, step, slots is None)
         self._state.inline = depth == 0
         self._threads: list[threading.Thread] = []
         self._finalizer = weakref.finalize(self, _end, self._state, self._threads)
@@ -134,32 +144,63 @@ class Prefetcher:
         try:
             _copy(slot, targets)
         finally:
-            with state.change:
+            self.release(slot)
+
+    def acquire(self, wait: bool = True) -> list[np.ndarray] | None:
+        """The next batch, in the arrays it was prepared in, which are the caller's until `release`.
+
+        Without ``wait``: None where it is not ready.
+        """
+        state = self._state
+        if self.inline:
+            if not wait:
+                return None
+            slot = state.free.popleft()
+            try:
+                self._produce(slot)
+            except BaseException:
                 state.free.append(slot)
-                if len(state.ready) <= state.low:
-                    state.change.notify_all()
+                raise
+            return slot
+        found = self._next_ready(wait)
+        if found is not None:
+            self.position += state.step
+        return found
+
+    def release(self, slot: list[np.ndarray]) -> None:
+        """Give the arrays of a batch back."""
+        state = self._state
+        with state.change:
+            state.free.append(slot)
+            if len(state.ready) <= state.low:
+                state.change.notify_all()
 
     def _take_inline(self, targets: Sequence[np.ndarray]) -> None:
-        state = self._state
-        if state.stop:
-            raise DataError("the data source was closed")
         direct = all(target.dtype == np.float32 for target in targets)
-        arrays = targets if direct else state.free[0]
-        try:
-            state.producer.produce(self.position, arrays)
-        except Exception as error:
-            raise _as_data_error(error) from error
-        self.position += state.step
+        arrays = targets if direct else self._state.free[0]
+        self._produce(arrays)
         if not direct:
             _copy(arrays, targets)
 
-    def _next_ready(self) -> list[np.ndarray] | None:
-        """The next batch of the thread, or None when there will be no more of them."""
+    def _produce(self, arrays: Sequence[np.ndarray]) -> None:
+        """Prepare the next batch here and now."""
+        if self._state.stop:
+            raise DataError("the data source was closed")
+        try:
+            self._state.producer.produce(self.position, arrays)
+        except Exception as error:
+            raise _as_data_error(error) from error
+        self.position += self._state.step
+
+    def _next_ready(self, wait: bool = True) -> list[np.ndarray] | None:
+        """The next batch of the thread, or None when there will be no more of them, or without ``wait`` none now."""
         state = self._state
         if not self._threads:
             self._start()
         with state.change:
             while not state.ready:
+                if not wait:
+                    return None
                 if state.error is not None:
                     raise _as_data_error(state.error) from state.error
                 if state.stop:

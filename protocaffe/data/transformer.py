@@ -120,14 +120,34 @@ class Transformer:
 
     def _crop_each(self, items: Sequence[np.ndarray], random: np.ndarray | None, out: np.ndarray) -> None:
         for i, item in enumerate(items):
-            if min(item.shape[1:]) < self.crop or self.full_mean and item.shape != self.mean.shape:  # type: ignore[union-attr]
-                raise DataError(f"an item of shape {item.shape} does not fit crop_size {self.crop} and the mean")
+            self._check_fit(item)
             single = None if random is None else random[i : i + 1]
             self._crop_all(item[None], single, out[i : i + 1])
+
+    def _check_fit(self, item: np.ndarray) -> None:
+        if min(item.shape[1:]) < self.crop or self.full_mean and item.shape != self.mean.shape:  # type: ignore[union-attr]
+            raise DataError(f"an item of shape {item.shape} does not fit crop_size {self.crop} and the mean")
+
+    def cut(self, items: np.ndarray | Sequence[np.ndarray], position: int, out: np.ndarray) -> None:
+        """Write the items of positions ``position`` ..., cropped and nothing else, into ``out`` of their own type.
+
+        What is left (mean, mirror, scale) a device does (kernels/transform.cu). There is no resize_param.
+        """
+        if not self.crop and isinstance(items, np.ndarray):
+            np.copyto(out, items)
+            return
+        random = draws(self.key, position, len(items)) if self.random_crop else None
+        for i, item in enumerate(items):
+            self._check_fit(item)
+            if not self.crop:
+                out[i] = item
+                continue
+            top, left = self._offsets(item.shape[1:], None if random is None else random[i])
+            out[i] = item[:, top : top + self.crop, left : left + self.crop]
 
     def _offsets(self, size: tuple[int, ...], random: np.ndarray | None) -> tuple[Any, Any]:
         spare = [extent - self.crop for extent in size]
         if not self.random_crop:
             return spare[0] // 2, spare[1] // 2
         assert random is not None
-        return tuple((random[:, axis] % np.uint64(spare[axis] + 1)).astype(np.intp) for axis in (0, 1))
+        return tuple((random[..., axis] % np.uint64(spare[axis] + 1)).astype(np.intp) for axis in (0, 1))

@@ -193,7 +193,8 @@ class Convolution(BaseConvolution):
 
     Options: ``num_output``, ``kernel_size`` (or ``kernel_h``, ``kernel_w``), ``stride`` 1, ``pad`` 0, ``dilation`` 1,
     ``group`` 1, ``axis`` 1, ``weight_filler``, ``bias_filler``, ``mask_filler``; ``force_nd_im2col`` takes the general
-    path; ``engine`` on a GPU: CAFFE (im2col and GEMM), CUDNN, or DEFAULT, the faster of both. Raises ParameterError for impossible options, ShapeError for a kernel larger than the padded input.
+    path; ``engine`` on a GPU: CAFFE (im2col and GEMM), CUDNN, or DEFAULT, the faster of both. Raises ParameterError
+    for impossible options, ShapeError for a kernel larger than the padded input.
 
     Example::
 

@@ -20,13 +20,21 @@ class Data(BatchLayer):
 
     data_param: source (folder), batch_size, backend (LEVELDB, Caffe's default, or LMDB), rand_skip (0; start after a
     random number of items below it), prefetch (4 batches ahead; 0: none, no thread), shuffle (false; a new order in
-    each pass), force_encoded_color.
+    each pass), force_encoded_color, cache (AUTO; see below).
 
     transform_param: scale (1), mirror (false; every second item on average), crop_size (0; at random in TRAIN, in the
     middle in TEST), resize_param (none; height and width of every item before it is cropped; interp_mode LINEAR or
     NEAREST), mean_file, mean_value (one, or one for each channel), force_color, force_gray (encoded items).
 
-    Sets below 512 MiB are decoded once and kept in memory. All draws depend on seed, layer name and position only.
+    ``cache`` says where decoded items are kept, so that none is read twice: NONE, HOST (the host's memory, whatever the
+    set's size, if all items have one shape) or DEVICE. AUTO is HOST for sets below 512 MiB, else NONE; but on a device
+    with memory of its own DEVICE for sets of up to 1 GiB (bytes as bytes) that take no more than a quarter of what is
+    free there, have one shape and no resize_param. DEVICE reads the whole set before the first batch, once for all nets
+    that use it, and is an error where it cannot be done. On the CPU, whose memory is the host's, it means HOST.
+
+    On such a device nothing in a step waits for the host: batches are made by kernels from the items that it keeps, or
+    come through a ring that is filled beside its work. All draws depend on seed, layer name and position only, so each
+    way gives the same batches, bit for bit.
 
     Example::
 

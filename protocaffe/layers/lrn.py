@@ -68,10 +68,15 @@ class LRN(Layer):
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
-            form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom[0].count
-            form = (self.k, *form) if self.across else form
-            values = (bottom[0].data_mem, self.scale, top[0].data_mem, top[0].diff_mem)
-            both = self.ops.scratch((count + (0 if self.across else self.column),))
-            room = [both.at(0, count)] if self.across else [both.at(0, count), both.at(count, self.column)]
-            args = (*self.extents, *form, *values, *room, bottom[0].diff_mem)
-            self.ops.launch_rows(f"lrn_{self.region}_backward", self.rows, *args, work=self.lanes)
+            self.gradient(self.ops, bottom[0], top[0])
+
+    def gradient(self, ops, bottom, top, relu=False):
+        """Record dx; with ``relu`` (ACROSS_CHANNELS only) 0 where x is not above 0, as a ReLU in place leaves it."""
+        form, count = (self.a, self.beta, int(self.beta == 0.75)), bottom.count
+        values = (bottom.data_mem, self.scale, top.data_mem, top.diff_mem)
+        if self.across:
+            args = (*self.extents, self.k, *form, int(relu), *values, ops.scratch((count,)), bottom.diff_mem)
+        else:
+            both = ops.scratch((count + self.column,))
+            args = (*self.extents, *form, *values, both.at(0, count), both.at(count, self.column), bottom.diff_mem)
+        ops.launch_rows(f"lrn_{self.region}_backward", self.rows, *args, work=self.lanes)

@@ -19,7 +19,7 @@ class MemoryData(Layer):
 
     Tops: data (batch_size, channels, height, width) and labels (batch_size, 1, 1, 1). The arrays, (N, channels, height,
     width) and N labels, are read batch after batch, over and over; N is a multiple of batch_size. They are not copied:
-    what is written to them later is seen.
+    what is written to them later is seen, and so each batch is copied when it is due, by the host.
 
     Options: ``batch_size``, ``channels``, ``height``, ``width``, all at least 1 (ParameterError). Raises DataError for
     a forward pass before there are arrays, ShapeError for arrays of another shape. transform_param is not applied to

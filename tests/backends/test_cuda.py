@@ -9,9 +9,11 @@ import pytest
 
 import protocaffe
 from protocaffe import backends
-from protocaffe.backends import get_backend
+from protocaffe.backends import get_backend, manifest
+from protocaffe.backends.cuda_kernels import only
 from protocaffe.errors import BackendError, KernelError
 from protocaffe.io import prototxt
+from protocaffe.resources import resource_path
 from tests.support.backends import has_gpu
 from tests.support.bench import Bench
 
@@ -49,6 +51,19 @@ def test_device_query_without_a_gpu(capsys):
 def test_a_device_is_a_number(device):
     with pytest.raises(BackendError, match="set_device: a GPU's number is 0 or more"):
         protocaffe.set_device(device)
+
+
+def test_a_kernel_is_compiled_without_the_others(tmp_path):
+    found = 0
+    for path in sorted(resource_path("kernels").glob("*.cu")):
+        text = path.read_text()
+        for name in manifest.parse([resource_path("kernels") / "portable.h", path]).kernels:
+            alone = tmp_path / path.name
+            alone.write_text(only(text, name))
+            assert list(manifest.parse([resource_path("kernels") / "portable.h", alone]).kernels) == [name]
+            assert alone.read_text().count("{") == alone.read_text().count("}")
+            found += 1
+    assert found > 100
 
 
 # ----------------------------------------------------------------------------------------------------------- with a GPU
@@ -151,7 +166,7 @@ def test_every_kernel_compiles_and_is_found(cuda):
 @gpu
 def test_too_much_memory_is_an_error_that_says_how_much(cuda):
     with pytest.raises(BackendError, match="MiB are needed, GPU 0 has"):
-        cuda.empty((1 << 40,))
+        cuda.run("fill", 1, cuda.empty((1 << 40,)), 0.0)
 
 
 @gpu

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import protocaffe
 from protocaffe.backends import get_backend
 from protocaffe.backends.cuda_graph import Segment
 from protocaffe.backends.engine_choices import CAFFE
+from protocaffe.errors import BackendError
+from protocaffe.io import prototxt
 from protocaffe.layers.convolution import ConvShape
 from tests.support import oracles
 from tests.support.backends import has_gpu
+from tests.support.bench import Bench
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
 
@@ -38,7 +43,8 @@ GRID = {
 def conv_shape(case: str, engine: str = "DEFAULT", **changes: object) -> ConvShape:
     n, c, f, size, kernel, stride, pad, dilation, group = GRID[case]
     out = tuple(
-        (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, k, t, p, d in zip(size, kernel, stride, pad, dilation, strict=True)
     )
     fields = {"images": n, "channels": c, "num_output": f, "group": group, "in_dims": size, "out_dims": out,
               "kernel": kernel, "stride": stride, "pad": pad, "dilation": dilation, "engine": engine}  # fmt: skip
@@ -84,7 +90,10 @@ class Steps:
         return [m.read() for m in {"forward": (self.y,), "backward_data": (self.dx,)}.get(step, (self.dw, self.db))]
 
     def wanted(self, step: str, relu: bool = False) -> list[np.ndarray]:
-        s, v = self.shape, {name: value.astype(self.cuda.real).astype(np.float64) for name, value in self.values.items()}
+        s, v = (
+            self.shape,
+            {name: value.astype(self.cuda.real).astype(np.float64) for name, value in self.values.items()},
+        )
         options = {"stride": s.stride, "pad": s.pad, "dilation": s.dilation, "group": s.group}
         if step == "forward":
             y = oracles.convolution(v["x"], v["w"], v["b"], **options)
@@ -138,7 +147,7 @@ def test_every_plan_gives_the_same_and_repeats(cuda, case, step):
 
     steps = Steps(cuda, conv_shape(case, "CUDNN"))
     trial = _Trial(cuda._convolutions, step, steps.shape, steps.steps[step], step == "forward")
-    names = [name for name in trial.candidates(False)]
+    names = list(trial.candidates(False))
     assert names and CAFFE not in names
     print(case, step, names)
     for name in names:
@@ -174,3 +183,159 @@ def test_choices_are_kept_in_the_file(cuda, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "_convolutions", Convolutions(cuda))
     Steps(cuda, conv_shape("pad")).record("forward")
     assert cuda.choices == kept
+
+
+def test_a_choice_that_names_no_plan_is_measured_again(cuda, tmp_path, monkeypatch):
+    from protocaffe.backends.cuda_dnn import Convolutions
+
+    steps = Steps(cuda, conv_shape("pad"))
+    steps.record("forward")
+    (key,) = cuda.choices
+    for rubbish in ("CUDNN 99999 1=2", "CUDNN", "CUDNN what", "NOBODY"):
+        (tmp_path / "engines.json").write_text(json.dumps({"format": 1, "choices": {key: rubbish}}))
+        monkeypatch.setattr(cuda, "_convolutions", Convolutions(cuda))
+        (got,) = steps.run("forward")
+        close(got, steps.wanted("forward")[0], 2e-5)
+        assert cuda.choices[key] != rubbish
+        assert json.loads((tmp_path / "engines.json").read_text())["choices"] == cuda.choices
+
+
+def test_without_tuning_the_rule_decides_and_no_file_is_written(cuda, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROTOCAFFE_TUNE", "0")
+    for case, engine in (("pad", "CUDNN"), ("pointwise", CAFFE)):
+        steps = Steps(cuda, conv_shape(case))
+        for step in steps.steps:
+            for got, wanted in zip(steps.run(step), steps.wanted(step), strict=True):
+                close(got, wanted, 2e-5)
+        assert {choice.split()[0] for key, choice in cuda.choices.items() if f"kernel {GRID[case][4][0]}" in key} == {
+            engine
+        }
+    assert not (tmp_path / "engines.json").exists()
+
+
+def test_measuring_leaves_the_gradients_alone(cuda):
+    steps = Steps(cuda, conv_shape("pad"))
+    for memory in (steps.dw, steps.db, steps.y, steps.dx):
+        memory.assign(7)
+    cuda.flush()
+    for step in steps.steps:
+        steps.record(step)
+    assert len(cuda.choices) == 3
+    for memory in (steps.dw, steps.db, steps.y, steps.dx):
+        memory.storage._host_epoch = -1  # read what is on the device
+        assert (memory.read() == 7).all()
+
+
+def test_without_cudnn(cuda, monkeypatch, caplog):
+    from protocaffe.backends import cuda_dnn
+
+    def missing():
+        raise BackendError("cuDNN 9 is not there: pip install nvidia-cudnn-cu13")
+
+    monkeypatch.setattr(cuda_dnn, "load", missing)
+    monkeypatch.setattr(cuda, "_convolutions", cuda_dnn.Convolutions(cuda))
+    for _ in range(2):
+        steps = Steps(cuda, conv_shape("pad"))
+        close(steps.run("forward")[0], steps.wanted("forward")[0], 2e-5)
+    assert caplog.text.count("computed by im2col and GEMM: cuDNN 9 is not there: pip install nvidia-cudnn-cu13") == 1
+    with pytest.raises(BackendError, match="engine: CUDNN: cuDNN 9 is not there"):
+        Steps(cuda, conv_shape("pad", "CUDNN")).record("forward")
+
+
+def test_what_cudnn_cannot_do(cuda):
+    four = ConvShape(1, 2, 2, 1, (3, 2, 3, 2), (2, 1, 2, 1), (2,) * 4, (1,) * 4, (0,) * 4, (1,) * 4)
+    assert Steps(cuda, four).run("forward")[0].shape == (1, 2, 2, 1, 2, 1)
+    with pytest.raises(BackendError, match="engine: CUDNN takes 1 to 3 spatial axes, got 4"):
+        Steps(cuda, replace(four, engine="CUDNN")).record("forward")
+    assert Steps(cuda, replace(conv_shape("pad", "CUDNN"), images=0)).run("forward")[0].shape[0] == 0
+
+
+@pytest.mark.parametrize("step", ["forward", "backward_data", "backward_weights"])
+@pytest.mark.parametrize("case", ["pad", "stride", "group", "one_axis", "three_axes"])
+def test_doubles(case, step):
+    steps = Steps(get_backend("cuda", "float64"), conv_shape(case, "CUDNN"))
+    for got, wanted in zip(steps.run(step), steps.wanted(step), strict=True):
+        close(got, wanted, 1e-12)
+
+
+@pytest.mark.parametrize("engine", ["DEFAULT", "CAFFE", "CUDNN"])
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_layers_by_each_engine_agree_with_the_cpu(cuda, kind, engine):
+    text = (
+        f'layer {{ type: "{kind}" bottom: "x" top: "y" convolution_param {{ num_output: 6 kernel_size: 3 stride: 2 '
+        f"pad: 1 group: 2 engine: {engine} }} }}"
+    )
+    results = []
+    for backend in (get_backend("cpu"), cuda):
+        rng = np.random.default_rng(0)
+        bench = Bench(text, {"x": (4, 8, 9, 7)}, backend)
+        for blob in bench.params:
+            blob.data[...] = rng.standard_normal(blob.shape)
+        tops = bench.forward([rng.standard_normal((4, 8, 9, 7))])
+        before = [rng.standard_normal(blob.shape) for blob in bench.params]
+        diffs = bench.backward([rng.standard_normal(t.shape) for t in tops], [True], before=before)
+        results.append([*tops, *diffs[0], *diffs[1]])
+    for got, wanted in zip(results[1], results[0], strict=True):
+        close(got, wanted, 2e-5)
+
+
+SOLVER = """
+net_param {{
+  layer {{ name: "in" type: "DummyData" top: "x" top: "t" dummy_data_param {{
+           shape {{ dim: 16 dim: 8 dim: 12 dim: 12 }} shape {{ dim: 16 dim: 4 }}
+           data_filler {{ type: "gaussian" }} data_filler {{ type: "gaussian" }} }} }}
+  layer {{ name: "conv1" type: "Convolution" bottom: "x" top: "c1" convolution_param {{ num_output: 16 kernel_size: 3
+           pad: 1 weight_filler {{ type: "xavier" }} }} }}
+  layer {{ name: "relu1" type: "ReLU" bottom: "c1" top: "c1" }}
+  layer {{ name: "conv2" type: "Convolution" bottom: "c1" top: "c2" convolution_param {{ num_output: 8 kernel_size: 3
+           stride: 2 weight_filler {{ type: "xavier" }} }} }}
+  layer {{ name: "ip" type: "InnerProduct" bottom: "c2" top: "y" inner_product_param {{ num_output: 4
+           weight_filler {{ type: "xavier" }} }} }}
+  layer {{ name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }}
+}}
+base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" random_seed: 1 snapshot_prefix: "{prefix}"
+"""
+
+
+@pytest.mark.parametrize("math", ["fp32", "tf32"])
+def test_a_resumed_run_is_bit_identical_where_other_engines_would_be_chosen(cuda, tmp_path, monkeypatch, math):
+    from protocaffe.backends.cuda_dnn import Convolutions
+
+    cuda.math = math
+
+    def make():
+        return protocaffe.get_solver(prototxt.parse_solver(SOLVER.format(prefix=tmp_path / "s")), backend=cuda)
+
+    def weights(solver):
+        return [blob.data.copy() for blob in solver.net.learnable_params]
+
+    straight = make()
+    straight.step(4)
+    _, state = straight.snapshot()
+    chosen = cuda.choices
+    straight.step(4)
+    # another start, at which everything would be measured otherwise
+    other = {key: CAFFE if choice != CAFFE else "CUDNN 0" for key, choice in chosen.items()}
+    (tmp_path / "engines.json").write_text(json.dumps({"format": 1, "choices": other}))
+    monkeypatch.setattr(cuda, "_convolutions", Convolutions(cuda))
+    resumed = make()
+    resumed.step(1)
+    assert any(cuda.choices[key] == CAFFE != choice for key, choice in chosen.items()), chosen
+    resumed.restore(state)
+    resumed.step(4)
+    assert cuda.choices == chosen
+    assert all(np.array_equal(a, b) for a, b in zip(weights(resumed), weights(straight), strict=True))
+
+
+def test_another_mode_after_capture_takes_effect(cuda):
+    steps = protocaffe.get_solver(prototxt.parse_solver(SOLVER.format(prefix="s")), backend=cuda)
+    net = steps.net
+    outs = {}
+    for mode in ("fp32", "tf32", "fp32"):
+        cuda.math = mode
+        for _ in range(3):  # by calls, captured, replayed
+            net.forward(start="conv1")
+        got = net.blobs["y"].data.copy()
+        assert mode not in outs or np.array_equal(outs[mode], got)
+        outs[mode] = got
+    assert 0 < np.abs(outs["fp32"] - outs["tf32"]).max() < 0.1 * np.abs(outs["fp32"]).max()

@@ -11,7 +11,6 @@ from protocaffe.backends import cuda_kernels
 from protocaffe.backends.cuda_kernels import Modules, cached_cubin, only
 from protocaffe.backends.manifest import parse
 from protocaffe.errors import KernelError
-from protocaffe.resources import resource_path
 
 FILE = """\
 #include "portable.h"
@@ -37,17 +36,6 @@ def test_other_kernels_are_left_out_and_lines_keep_their_numbers():
         assert cut.splitlines()[at] == FILE.splitlines()[at]
     assert only(FILE, "four").count("KERNEL ") == 1
     assert only("KERNEL a(long n) { {", "b") == "KERNEL a(long n) { {"  # left to the compiler
-
-
-def test_of_every_file_each_kernel_is_found_alone():
-    for path in sorted(resource_path("kernels").glob("*.cu")):
-        text = path.read_text()
-        names = re.findall(r"^KERNEL\s+(\w+)", text, re.MULTILINE)
-        assert names
-        for name in names:
-            cut = only(text, name)
-            assert re.findall(r"^KERNEL\s+(\w+)", cut, re.MULTILINE) == [name]
-            assert cut.count("{") == cut.count("}")
 
 
 class Driver:
@@ -83,13 +71,11 @@ class Driver:
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """What was compiled: (source, options); the source "bad" does not compile where "two" was left out."""
+    """What was compiled: (source, options); what holds "bad" does not compile."""
     done = []
 
     def compile_cubin(source, name, header, options):
         done.append((source.decode(), tuple(options)))
-        if b"needs two" in source and b"KERNEL two" not in source:
-            raise KernelError(f"kernels of {name} do not compile: two")
         if b"bad" in source:
             raise KernelError(f"kernels of {name} do not compile: bad")
         return b"cubin %d" % len(done)
@@ -103,7 +89,8 @@ def compiled(monkeypatch, tmp_path):
 
 
 def cubin(folder, kernel="one", *options, **kwargs):
-    return cached_cubin(folder / "file.cu", kernel, folder / "portable.h", options, **kwargs)
+    path = folder / "file.cu"
+    return cached_cubin(path, only(path.read_text(), kernel), folder / "portable.h", options, **kwargs)
 
 
 def test_the_cache(compiled, tmp_path):
@@ -115,7 +102,7 @@ def test_the_cache(compiled, tmp_path):
     (tmp_path / "portable.h").write_text("// new")
     assert cubin(tmp_path) == b"cubin 5"
     assert cubin(tmp_path, anew=True) == b"cubin 6" == cubin(tmp_path)
-    assert all(len(list((tmp_path / "cache/cubin").glob(f"{n}-*.cubin"))) == k for n, k in (("one", 3), ("two", 2)))
+    assert len(list((tmp_path / "cache/cubin").glob("file-*.cubin"))) == 5
 
 
 def test_a_cache_that_cannot_be_written_to(compiled, tmp_path, monkeypatch):
@@ -123,21 +110,15 @@ def test_a_cache_that_cannot_be_written_to(compiled, tmp_path, monkeypatch):
     assert [cubin(tmp_path), cubin(tmp_path)] == [b"cubin 1", b"cubin 2"]
 
 
-def test_a_kernel_that_needs_another_is_compiled_with_the_whole_file(compiled, tmp_path):
-    (tmp_path / "file.cu").write_text(FILE.replace("return x / 2;", "return x / 2;  // needs two"))
-    assert cubin(tmp_path) == b"cubin 2" and "KERNEL three" in compiled[1][0]
-    (tmp_path / "file.cu").write_text(FILE.replace("return x / 2;", "return bad;"))
-    with pytest.raises(KernelError, match=r"kernels of file\.cu do not compile: bad"):
-        cubin(tmp_path)
+def modules(folder, path=None):
+    path = path or folder / "file.cu"
 
-
-def modules(folder):
     class Device:
         arch, driver = "sm_90", Driver()
 
-    signatures = parse([folder / "file.cu"]).kernels
+    signatures = parse([path]).kernels
     made = Modules(Device, folder / "portable.h", False)
-    return Device.driver, lambda name, wide=False: made.function(folder / "file.cu", signatures[name], {}, wide, True)
+    return Device.driver, lambda name, wide=False: made.function(path, signatures[name], {}, wide, True)
 
 
 def test_kernels_compile_side_by_side_and_are_loaded_when_launched(compiled, tmp_path, monkeypatch):
@@ -167,6 +148,15 @@ def test_what_does_not_compile_is_an_error_when_it_is_launched(compiled, tmp_pat
     for _ in range(2):
         with pytest.raises(KernelError, match=r"kernels of file\.cu do not compile: bad"):
             two.launch((7, 1), (128, 1, 1), "stream", 5, 0, 1.5)
+
+
+def test_a_users_file_is_compiled_once_as_it_is(compiled, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "file.cu").write_text(FILE)
+    driver, kernel = modules(tmp_path, tmp_path / "own" / "file.cu")
+    kernel("one").load()
+    kernel("two").load()
+    assert [source for source, _ in compiled] == [FILE] and driver.loaded == [b"cubin 1"]
 
 
 def test_a_damaged_cache_is_made_anew(compiled, tmp_path):

@@ -69,6 +69,16 @@ def test_cpu_and_gpu_exclude_each_other(cli, lenet):
     assert (result.code, result.err) == (1, "error: --cpu and --gpu exclude each other\n")
 
 
+@pytest.mark.parametrize("math", ["tf32", "TF32", "fp8"])
+def test_math_is_for_gpus(cli, lenet, math):
+    result = cli("train", "-solver", "s.prototxt", "-cpu", "-math", math)
+    assert (result.code, math in result.err, "Traceback" in result.err) == (1 if math == "tf32" else 2, True, False)
+
+
+def test_fp32_is_what_the_cpu_does(cli, lenet):
+    assert cli("train", "-solver", "s.prototxt", "-cpu", "-math", "fp32", "-iterations", "1").code == 0
+
+
 def test_several_gpus_are_refused_by_name(cli, lenet):
     result = cli("train", "-solver", "s.prototxt", "-gpu", "all")
     assert result.code == 1

@@ -80,3 +80,24 @@ def test_layout_splits_uniform_records_and_leaves_others():
     assert layout.split([*payloads, encode_datum(items[0].reshape(2, 1, 9), 1)]) is None
     assert RawLayout.of(encode_datum(items[0])) is None
     assert RawLayout.of(encode_datum(items[0].astype(np.float32), 1)) is None
+
+
+def test_layout_views_records_with_labels_of_any_length():
+    items, numbers = RNG.integers(0, 256, (6, 2, 3, 3), np.uint8), (300, 5, 127, 128, 16384, (1 << 28) - 1)
+    payloads = [encode_datum(item, label) for item, label in zip(items, numbers, strict=True)]
+    for first in payloads:
+        views, labels = RawLayout.of(first).views(payloads)
+        np.testing.assert_array_equal(views, items)
+        np.testing.assert_array_equal(labels, np.array(numbers, np.float32))
+    layout = RawLayout.of(payloads[0])
+    for other in (
+        encode_datum(items[0]),
+        encode_datum(items[0], -1),
+        encode_datum(items[0], 1 << 28),
+        encode_datum(items[0].reshape(2, 1, 9), 1),
+        payloads[0][:-1],
+        payloads[0] + b"\x01",
+        payloads[0] + encode_datum(items[0], 1),
+    ):
+        assert layout.views([payloads[0], other]) is None
+    assert RawLayout.of(encode_datum(items[0], -1)) is None

@@ -157,13 +157,13 @@ def test_closing_and_collecting_a_net_ends_its_thread(digits):
 
     gc.collect()
     before = len(running())
-    net = build(data_layer(digits[0]))
+    net = build(data_layer(digits[0], more="cache: NONE"))
     assert len(running()) == before
     net.forward()
     assert len(running()) == before + 1
     net.close()
     assert len(running()) == before
-    other = build(data_layer(digits[0]))
+    other = build(data_layer(digits[0], more="cache: NONE"))
     other.forward()
     del other
     gc.collect()

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from protocaffe.backends.copies import Mark
 from protocaffe.backends.cpu import CpuBackend
 from protocaffe.interop import View
-from protocaffe.memory import Storage
+from protocaffe.memory import Memory, Storage
 
 
 class _Holder:
@@ -64,6 +65,53 @@ class SplitBackend(CpuBackend):
     def let_others_wait(self) -> None:
         self.order.append("let wait")
 
+    def put(self, memory: Memory, values: np.ndarray) -> None:
+        """Host array to device, at once."""
+        self._device[memory.storage.device][memory.offset : memory.offset + memory.count] = values.ravel()
+
     def on_device(self, storage: Storage) -> np.ndarray:
         """The device's array itself, for tests to look at."""
         return self._device[storage.device]
+
+
+class _LateMark(Mark):
+    """Stands behind a copy until it is made."""
+
+    def __init__(self, backend: LateBackend) -> None:
+        self.backend = backend
+
+    def reached(self) -> bool:
+        """Whether its copy is made."""
+        return all(mark is not self for _, _, mark in self.backend.queue)
+
+    def wait(self) -> None:
+        """Make it."""
+        while not self.reached():
+            self.backend.copy_one()
+
+
+class LateBackend(SplitBackend):
+    """Copies beside the work are made as late as they may be: when the work follows them or somebody waits."""
+
+    name = "late"
+
+    def __init__(self, real: Any = np.float32) -> None:
+        super().__init__(real)
+        self.queue: list[tuple[Memory, np.ndarray, Mark]] = []
+
+    def copy_one(self) -> None:
+        """The copy that was sent first."""
+        memory, values, _ = self.queue.pop(0)
+        self.put(memory, values)
+
+    def mark(self) -> Mark:
+        """A mark that copies may have."""
+        return _LateMark(self)
+
+    def follow(self, mark: Mark) -> None:
+        """Copy what the work needs now, and no more."""
+        mark.wait()
+
+    def send(self, memory: Memory, values: np.ndarray, mark: Mark, after: Mark | None = None) -> None:
+        """Note the copy."""
+        self.queue.append((memory, values, mark))
