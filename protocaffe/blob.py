@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import BackendError, ShapeError
-from .memory import Memory, Slot
+from .interop import Exchange, View
+from .memory import Memory, Slot, Storage
 
 if TYPE_CHECKING:
     from .arena import Arena
@@ -29,13 +30,12 @@ class Values:
     offset: int = 0
 
 
-class Blob:
+class Blob(Exchange):
     """An N-dimensional array that layers exchange; also a layer's parameter.
 
     ``data`` and ``diff`` are NumPy views of the current values (writing to them is seen by the next run); they stay
-    valid
-    after the net is gone. ``mask`` is None, or a read-only boolean array of the blob's shape that is False where a
-    weight is pruned; assign an array to set it (the weights under it become +0) or None to drop it.
+    valid after the net is gone. ``mask`` is None, or a read-only boolean array of the blob's shape that is False where
+    a weight is pruned; assign an array to set it (the weights under it become +0) or None to drop it.
 
     >>> import numpy as np
     >>> from protocaffe.backends import get_backend
@@ -54,6 +54,7 @@ class Blob:
         self.prunable = False
         #: declared by the layer: it is computed from the data, not learnt, and lies outside the arena
         self.statistic = False
+        self._handed_out: dict[Storage, View] = {}
         self._shape: tuple[int, ...] = ()
         self.reshape(*shape)
 
@@ -143,17 +144,18 @@ class Blob:
     @property
     def data(self) -> np.ndarray:
         """The values. Raises NetError where they are not kept (``Net(..., reuse_memory=True)``)."""
-        guard = self.values.data.guard
-        if guard is not None:
-            guard(self)
+        self._check_kept()
         return self.data_mem.array
 
     @data.setter
     def data(self, values: Any) -> None:
+        self._check_kept()
+        self.data_mem.assign(values)
+
+    def _check_kept(self) -> None:
         guard = self.values.data.guard
         if guard is not None:
             guard(self)
-        self.data_mem.assign(values)
 
     @property
     def diff(self) -> np.ndarray:
@@ -191,9 +193,10 @@ class Blob:
     @property
     def mask(self) -> np.ndarray | None:
         """None, or where weights are kept: boolean, read-only, of the blob's shape."""
-        if self.values.mask.storage is None:
+        memory = self._mask_mem()
+        if memory is None:
             return None
-        view = self.values.mask.memory(self._shape, self.count).array.view(np.bool_)
+        view = memory.array.view(np.bool_)
         view.flags.writeable = False
         return view
 
@@ -213,6 +216,9 @@ class Blob:
         memory = values.mask.memory(self._shape, self.count)
         memory.array[...] = keep != 0
         self.apply_mask()
+
+    def _mask_mem(self) -> Memory | None:
+        return None if self.values.mask.storage is None else self._memory(self.values.mask)
 
     def apply_mask(self) -> None:
         """Make every pruned weight +0, also one that was NaN or infinite."""

@@ -67,7 +67,9 @@ class Snapshots:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise SolverError(f'solver "{self.source}": cannot write snapshots to "{folder}": {error}') from error
+            raise SolverError(
+                f'solver "{self.source}": cannot write snapshots to "{folder}": {error.strerror}'
+            ) from error
 
     def snapshot(self) -> tuple[str, str]:
         """Write weights and state; returns their paths. An older snapshot is untouched if writing fails."""
@@ -97,7 +99,8 @@ class Snapshots:
             logger.info("Snapshotting solver state to %s file %s", kind, path)
             write(path, SolverState(self.iter, model, self.current_step, history, resume))
         except OSError as error:
-            raise SolverError(f'solver "{self.source}": cannot write the snapshot "{model}": {error}') from error
+            name, why = error.filename or model, error.strerror or error
+            raise SolverError(f'solver "{self.source}": cannot write the snapshot "{name}": {why}') from error
         return model, path
 
     def masked_history(self) -> list[np.ndarray]:

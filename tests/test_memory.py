@@ -67,6 +67,23 @@ def test_pieces_of_one_storage_share_its_copy(split):
     assert whole.array.tolist() == [2, 2, 2, 2]
 
 
+def test_assigning_the_whole_brings_nothing_and_what_does_not_fit_changes_nothing(split):
+    memory = split.empty((2, 2))
+    memory.assign([[1, 2], [3, 4]])
+    double(split, memory)
+    assert [what for what, _ in split.copies] == ["up"]
+    for wrong in (np.ones(3), [["a", "b"]] * 2):
+        with pytest.raises(ValueError, match="could not"):
+            memory.assign(wrong)
+        double(split, memory)
+    assert [what for what, _ in split.copies] == ["up"]
+    assert memory.array.tolist() == [[8, 16], [24, 32]]
+    fresh = split.empty((3,))
+    with pytest.raises(ValueError, match="could not"):
+        fresh.assign(np.ones(2))
+    assert fresh.array.tolist() == [0, 0, 0]
+
+
 def test_unified_memory_is_never_copied(cpu):
     memory = cpu.from_array(np.arange(3, dtype=np.float32))
     view = memory.array

@@ -341,7 +341,9 @@ def test_a_failed_snapshot_leaves_the_older_one_whole(make, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(SolverError, match=r"cannot write the snapshot .*snap_iter_1.caffemodel.*No space left"):
+    with pytest.raises(
+        SolverError, match=r"cannot write the snapshot \".*snap_iter_1.caffemodel\": No space left on device$"
+    ):
         solver.snapshot()
     assert (Path(model).read_bytes(), Path(state).read_bytes()) == old
     assert not [

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import BackendError
 from ..fusion import Pattern
-from ..memory import Memory, Storage
+from ..memory import Loans, Memory, Storage
 from ..patterns import PORTABLE
 from .copies import Copies
+
+if TYPE_CHECKING:
+    from ..interop import View
 
 Bound = Callable[[], Any]
 #: ways to multiply floats: as they are, or on a GPU's tensor cores with factors rounded to 10 bits
@@ -43,6 +46,8 @@ class Backend(Copies, ABC):
     real: np.dtype
     #: chains of layers that it can fuse, longest first
     patterns: Sequence[type[Pattern]] = PORTABLE
+    #: type and number of the device as DLPack counts them
+    dlpack_device: tuple[int, int] = (1, 0)
     #: what `math` may be
     maths: Sequence[str] = ("fp32",)
 
@@ -53,6 +58,8 @@ class Backend(Copies, ABC):
         self.layouts = 0
         #: storages that Python may have written to since the last run
         self.dirty: set[Storage] = set()
+        #: arrays of other tools on memory of this device
+        self.loans = Loans()
         #: grows when plans that were recorded before no longer hold: another way to compute was chosen
         self.generation = 0
         self._math = "fp32"
@@ -104,11 +111,15 @@ class Backend(Copies, ABC):
         for call in calls:
             call()
         self.epoch += 1
+        if self.loans:
+            self.let_others_wait()
 
     def flush(self) -> None:
-        """Bring to the device what Python may have written."""
+        """Bring to the device what Python may have written, after what other tools do there."""
+        if self.loans.may_have_written():
+            self.wait_for_others()
         for storage in self.dirty:
-            self.upload(storage)
+            storage.push()
         self.dirty.clear()
 
     def bind_host(self, function: Bound) -> Bound:
@@ -145,6 +156,25 @@ class Backend(Copies, ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until the device has done all it was given."""
+
+    # What other tools need, where a device has memory of its own (interop.py)
+    def wait_for_others(self) -> None:
+        """Let what this device is given from now on wait for what other tools have given it so far."""
+
+    def let_others_wait(self) -> None:
+        """Let what other tools give the device from now on wait for what was given so far."""
+
+    def device_array(self, view: View) -> Any:
+        """An array of the device's own Python package on lent memory, which holds ``view``."""
+        raise BackendError(f"gpu_data, gpu_diff and gpu_mask are for nets on a GPU, this one is on the {self.name}")
+
+    def cuda_array_interface(self, view: View) -> dict[str, Any]:
+        """The CUDA array interface, version 3. Raises AttributeError where the memory is not CUDA's."""
+        raise AttributeError(f"no __cuda_array_interface__: the memory is on the {self.name}")
+
+    def dlpack(self, view: View, stream: int | None) -> Any:
+        """A DLPack capsule that holds ``view``; what is done on ``stream`` waits for what was given so far."""
+        raise BackendError(f"no DLPack for the memory of {self.name}")
 
     @abstractmethod
     def bind_launch(

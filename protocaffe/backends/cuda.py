@@ -15,13 +15,14 @@ from ..patterns import PORTABLE
 from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
 from .arguments import Kernels
-from .base import MATHS, Backend, Bound, GenericConvolution
+from .base import MATHS, Bound, GenericConvolution
 from .batched import batched_convolution
 from .cuda_blas import Blas, address
 from .cuda_copy import CudaCopies
 from .cuda_device import open_device
 from .cuda_dnn import Convolutions
 from .cuda_graph import segments
+from .cuda_interop import SharedGpu
 from .cuda_kernels import Modules
 from .engine_choices import Choices
 
@@ -57,7 +58,7 @@ class Launch:
         self._bound()
 
 
-class CudaBackend(CudaCopies, Backend):
+class CudaBackend(CudaCopies, SharedGpu):
     """GPU ``device``. ``real`` is float32, or float64 in the check build."""
 
     name = "cuda"
@@ -124,7 +125,7 @@ class CudaBackend(CudaCopies, Backend):
     def bind_launch(
         self, kernel: str, n: int, args: Sequence[Any], work: int | None = None, rows: bool = False
     ) -> Bound:
-        """Check ``args`` against the signature, compile the kernel if need be, and bind them."""
+        """Check ``args`` against the signature, have the kernel compiled if need be, and bind them."""
         signature = self._kernels.signature(kernel)
         values = self._kernels.check(signature, (n, *args))
         elements = n if work is None else work
@@ -136,10 +137,10 @@ class CudaBackend(CudaCopies, Backend):
         wide = max(largest, elements) >= _NARROW
         function = self._modules.function(path, signature, structs, wide, max(largest, elements) >= _WORTH_A_SHAPE)
         columns = (largest if work is None else work) // n
-        block = min(_row_block(columns // _PER_LANE), self._modules.threads(function)) if rows else _BLOCK
+        block = _row_block(columns // _PER_LANE) if rows else _BLOCK
         blocks = n if rows else -(-elements // block)
         grid = (min(blocks, self.device.processors * _WAVES), 1)
-        return Launch(partial(function.prepared_async_call, grid, (block, 1, 1), self.device.stream), values)
+        return Launch(partial(function.launch, grid, (block, 1, 1), self.device.stream), values)
 
     def sequence(self, calls: Sequence[Bound]) -> Sequence[Bound]:
         """The calls as CUDA graphs, cut where Python has its say."""

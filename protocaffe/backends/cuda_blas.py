@@ -17,6 +17,7 @@ from ..memory import Memory
 from .cuda_blaslt import Matrix, Product
 from .cuda_timing import fastest
 from .engine_choices import Choices, tuning
+from .nvmath_bindings import nvmath_binding
 
 CUBLAS = "CUBLAS"
 _WORKSPACE = 32 << 20  # what cuBLAS asks for on sm_90
@@ -31,12 +32,13 @@ class Blas:
 
     def __init__(self, device: Any, real: np.dtype, choices: Choices) -> None:
         try:
-            from nvmath.bindings import cublas, cublasLt
+            cublas: Any = nvmath_binding("cublas")
+            cublas_lt: Any = nvmath_binding("cublasLt")
         except ImportError as error:
             raise BackendError(
                 f'matrix products on the GPU need nvmath-python ({error}): pip install "protocaffe[cuda]"'
             ) from error
-        self._cublas, self._lt = cublas, cublasLt
+        self._cublas, self._lt = cublas, cublas_lt
         self._device, self._real, self._choices = device, real, choices
         letter = "s" if real == np.float32 else "d"
         self._gemm = getattr(cublas, f"{letter}gemm")
@@ -45,7 +47,7 @@ class Blas:
         self._workspace = device.allocate(_WORKSPACE)
         cublas.set_stream(self._handle, device.stream.handle)  # it resets the workspace, so it comes first
         cublas.set_workspace(self._handle, self._workspace.address, _WORKSPACE)
-        self._lt_handle = cublasLt.create()
+        self._lt_handle = cublas_lt.create()
         self.set_math("fp32")
 
     def set_math(self, mode: str) -> None:

@@ -47,4 +47,4 @@ def command(
         count = convert_images(
             rootfolder, lines, db_name, ImageOptions(gray, size, encoded, encode_type), check_size, report
         )
-    click.echo(f"{db_name}: {count:,} images of {len({label for _, label in lines})} classes")
+    click.echo(f"{db_name}: {count:,} images of {len({line.label for line in lines})} classes")

@@ -36,7 +36,7 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
         click.echo(
             f"masks keep {report.zeros:,} of {report.prunable:,} prunable weights at zero ({report.sparsity:.2%})"
             if masked
-            else f"{job.weights} has no masks: every weight trains"
+            else f"{job.weights} has no masks: every weight trains ('protocaffe prune' makes masks)"
         )
         run(solver, "finetune", sigint, sighup)
         if job.output:

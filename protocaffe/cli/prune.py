@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from protocaffe.cli.common import CaffeCommand, layer_shares, state_options
+from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, state_options
 
 
 @click.command("prune", cls=CaffeCommand, short_help="Prune weights by magnitude; masks are stored with them.")
@@ -21,9 +23,10 @@ from protocaffe.cli.common import CaffeCommand, layer_shares, state_options
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
 @state_options
+@device_options
 def command(
     model: str, weights: str, sparsity: float, scope: str, layers: tuple[str, ...], min_keep: float | None,
-    drop_masks: bool, output: str, level: int, stage: str,
+    drop_masks: bool, output: str, level: int, stage: str, **device: Any,
 ) -> None:  # fmt: skip
     """Prune a net by magnitude: the weights nearest to zero become zero, and a mask keeps them so.
 
@@ -32,7 +35,7 @@ def command(
     from protocaffe.cli.session import open_net
     from protocaffe.pruning import prune_net
 
-    net = open_net(model, "TEST", weights, level, stage)
+    net = open_net(model, "TEST", weights, level, stage, **device)
     if drop_masks:
         net.drop_masks()
     report = prune_net(net, sparsity, scope, layer_shares(layers), min_keep)

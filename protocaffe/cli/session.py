@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protocaffe.cli.common import apply_masks, wanted_backend
-from protocaffe.errors import ParameterError
+from protocaffe.errors import ParameterError, SolverError
 
 if TYPE_CHECKING:
     from protocaffe.backends import Backend
@@ -100,15 +100,35 @@ def solver_backend(job: Job, parameter: Any) -> Backend:
     return wanted_backend(job.cpu, job.gpu, job.math)
 
 
+def _field_of(parameter: Any, path: Any) -> str:
+    """The field of a solver file that names this net, if one does."""
+    names = [(f, [getattr(parameter, f)]) for f in ("net", "train_net")] + [("test_net", parameter.test_net)]
+    return next((field for field, paths in names if path in paths), "")
+
+
 def open_solver(job: Job) -> Solver:
     """A solver with its weights or snapshot loaded and its masks as asked for."""
     from protocaffe.solver import get_solver
 
     if job.snapshot and job.weights:
         raise ParameterError("--snapshot and --weights exclude each other: a snapshot brings its weights along")
+    if job.snapshot and job.snapshot.endswith((".caffemodel", ".caffemodel.h5")):
+        raise ParameterError(
+            f'--snapshot takes a solver state (.solverstate), "{job.snapshot}" holds weights: to start from them, give '
+            "--weights; to go on with a run, the .solverstate beside it"
+        )
     parameter = solver_parameter(job)
     backend = solver_backend(job, parameter)
-    solver = get_solver(parameter, backend=backend, source=job.solver, reuse_memory=True)
+    try:
+        solver = get_solver(parameter, backend=backend, source=job.solver, reuse_memory=True)
+    except OSError as error:
+        field = _field_of(parameter, error.filename)
+        if not field:
+            raise
+        raise SolverError(
+            f'"{job.solver}": {field}: "{error.filename}": {error.strerror}; its path is taken from the folder in '
+            f"which protocaffe is started, {Path.cwd()}"
+        ) from error
     for path in split(job.weights):
         solver.copy_from(path)
     if job.snapshot:

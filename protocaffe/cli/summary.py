@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from protocaffe.cli.common import CaffeCommand, state_options, stdout_table
+from protocaffe.cli.common import CaffeCommand, device_options, state_options, stdout_table
 
 if TYPE_CHECKING:
     from protocaffe.net import Net
@@ -86,11 +86,12 @@ def show(net: Net, title: str, trained: bool) -> None:
 @click.option("--weights", metavar="FILES", help="Weights (caffemodel), several separated by commas.")
 @click.option("--phase", type=click.Choice(["TRAIN", "TEST"], case_sensitive=False), default="TEST", show_default=True)
 @state_options
-def command(model: str, weights: str | None, phase: str, level: int, stage: str) -> None:
+@device_options
+def command(model: str, weights: str | None, phase: str, level: int, stage: str, **device: Any) -> None:
     """Print a table: layer, type, output shape, receptive field, parameters, multiply-accumulates, sparsity."""
     from protocaffe.cli.session import open_net
 
-    net = open_net(model, phase, weights, level, stage)
+    net = open_net(model, phase, weights, level, stage, **device)
     masked = any(blob.mask is not None for blob in net.prunable())
     show(net, Path(model).as_posix(), trained=bool(weights) or masked)
     net.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from protocaffe.net import Net
+    from protocaffe.plan import Plan
 
 log = logging.getLogger("protocaffe.caffe")
 
@@ -30,24 +31,44 @@ class Times(NamedTuple):
     net_backward: float
 
 
-def milliseconds(work: Callable[[], object], times: int) -> float:
-    """The mean time of ``work``, after one run that is not counted."""
-    work()
+def milliseconds(net: Net, work: Callable[[], object], times: int) -> float:
+    """The mean time of ``work`` on the net's device, after two runs that are not counted: a GPU captures the second."""
+    for _ in range(2):
+        work()
+    net.backend.synchronize()
     start = perf_counter()
     for _ in range(times):
         work()
+    net.backend.synchronize()
     return (perf_counter() - start) * 1e3 / times
 
 
+def layer_time(net: Net, plan: Plan, index: int, iterations: int) -> float:
+    """The mean time of one layer: of many runs without a stop, so that launching does not hide how fast it is."""
+    calls = plan.calls((index,))
+    if any(call.host or call.ahead for call in calls):
+        return milliseconds(net, lambda: plan.run((index,)), iterations)
+    return milliseconds(net, lambda: plan.run((index,) * iterations), 1) / iterations if calls else 0.0
+
+
 def measure(net: Net, iterations: int) -> Times:
-    """Time a net, whole and layer by layer."""
+    """Time a net, whole and layer by layer; nothing is fetched from the device."""
     names = list(net._layer_names)
-    forward = milliseconds(net.forward, iterations)
-    backward = milliseconds(net.backward, iterations)
-    per_layer = {name: milliseconds(partial(net.forward, start=name, end=name), iterations) for name in names}
-    net.forward()
-    back = {name: milliseconds(partial(net.backward, start=name, end=name), iterations) for name in reversed(names)}
-    return Times(per_layer, {name: back[name] for name in names}, forward, backward)
+    net.forward()  # which complains about bad labels
+    forward = milliseconds(net, partial(net.run_forward, check=False), iterations)
+    backward = milliseconds(net, net.run_backward, iterations)
+    if net._dynamic:  # shapes may change from run to run, and with them the plans
+        per_layer = [milliseconds(net, partial(net.run_forward, i, i, False), iterations) for i in range(len(names))]
+        net.run_forward()
+        back = [milliseconds(net, partial(net.run_backward, i, i), iterations) for i in reversed(range(len(names)))]
+    else:
+        down, up = net._forward(), net._backward()
+        per_layer = [layer_time(net, down, i, iterations) for i in range(len(names))]
+        net.run_forward(check=False)
+        back = [layer_time(net, up, i, iterations) for i in reversed(range(len(names)))]
+    return Times(
+        dict(zip(names, per_layer, strict=True)), dict(zip(names, reversed(back), strict=True)), forward, backward
+    )
 
 
 @click.command("time", cls=CaffeCommand, short_help="How long each layer takes.")

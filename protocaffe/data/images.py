@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +33,15 @@ class ImageOptions:
     encode_type: str = ""
 
 
-def read_list(path: str | Path) -> list[tuple[str, int]]:
+class Line(NamedTuple):
+    """A line of a list: the image's path below the root folder, its label, and where that stands, for errors."""
+
+    name: str
+    label: int
+    where: str = ""
+
+
+def read_list(path: str | Path) -> list[Line]:
     """The lines ``name label`` of a list file; names may hold spaces. Raises DataError that names the line."""
     lines = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
@@ -40,12 +49,12 @@ def read_list(path: str | Path) -> list[tuple[str, int]]:
         if not line.strip():
             continue
         try:
-            lines.append((name.strip(), int(label)))
+            lines.append(Line(name.strip(), int(label), f'"{path}", line {number}: '))
         except ValueError:
             name = ""
         if not name:
             raise DataError(f'"{path}", line {number}: expected "file label", got "{line}"')
-        if not 0 <= lines[-1][1] < 2**31:
+        if not 0 <= lines[-1].label < 2**31:
             raise DataError(f'"{path}", line {number}: the label must be from 0 to 2^31 - 1, got {label}')
     if not lines:
         raise DataError(f'"{path}" lists no images')
@@ -54,7 +63,7 @@ def read_list(path: str | Path) -> list[tuple[str, int]]:
 
 def convert_images(
     root: str | Path,
-    lines: Sequence[tuple[str, int]],
+    lines: Sequence[Line | tuple[str, int]],
     target: str | Path,
     options: ImageOptions | None = None,
     check_size: bool = False,
@@ -62,22 +71,24 @@ def convert_images(
 ) -> int:
     """Write the images ``root``/name with their labels as a new LMDB; returns how many.
 
-    A file that is no image ends the conversion with a DataError that names it, and leaves no database behind; so does,
-    with ``check_size``, an image of another size than the first one.
+    A file that is no image ends the conversion with a DataError that names it and its line in the list, and leaves no
+    database behind; so does, with ``check_size``, an image of another size than the first one.
     """
     options, report = options or ImageOptions(), progress or silent
     first: tuple[str, tuple[int, ...]] | None = None
     with LmdbWriter(target) as writer:
-        for done, (name, label) in enumerate(lines):
+        for done, (name, label, where) in enumerate(Line(*line) for line in lines):
             path = Path(root) / name
             try:
                 value, shape = _datum(path, label, options)
-            except (OSError, ValueError) as error:
-                raise DataError(f'"{path}": {error}') from error
+            except OSError as error:
+                raise DataError(f'{where}"{path}": {error.strerror or error}') from error
+            except ValueError as error:
+                raise DataError(f'{where}"{path}": {error}') from error
             first = first or (name, shape)
             if check_size and shape != first[1]:
                 raise DataError(
-                    f'"{path}" has shape (C, H, W) = {shape}, but "{first[0]}" has {first[1]}: '
+                    f'{where}"{path}" has shape (C, H, W) = {shape}, but "{first[0]}" has {first[1]}: '
                     "give a size to resize to, or do not check"
                 )
             writer.put(value)

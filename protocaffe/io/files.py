@@ -22,7 +22,8 @@ from typing import BinaryIO
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file for writing under a temporary name in the same folder; at the end sync it and give it its name.
 
-    If the body raises, the temporary file is removed and what had the name before stays. A link is written through.
+    If the body raises, the temporary file is removed and what had the name before stays. A link is written through. An
+    OSError of the system (a full disk, a folder that is read-only) names ``path``.
 
     >>> import tempfile, pathlib
     >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.bin"
@@ -36,22 +37,35 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise FileNotFoundError(f'cannot write "{os.fspath(path)}": there is no folder "{target.parent}"')
     if target.is_dir():
         raise IsADirectoryError(f'cannot write "{os.fspath(path)}": it is a folder')
-    if target.exists() and not target.is_file():
-        with open(target, "wb") as file:  # a device or a pipe: nothing to keep whole, and not to be replaced by a file
-            yield file
-        return
-    scratch, descriptor = claim(target, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(scratch, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise
+    with _naming(path, target):
+        if target.exists() and not target.is_file():  # a device or a pipe: not to be replaced by a file
+            with open(target, "wb") as file:
+                yield file
+            return
+        scratch, descriptor = claim(target, lambda name: os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            with open(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(scratch, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise
     sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str], target: Path) -> Iterator[None]:
+    """An error that names no file, or the temporary one, shall name the one that is wanted."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if error.errno and (name is None or os.path.basename(os.fspath(name)).startswith(f".{target.name}.")):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 def claim(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:

@@ -24,8 +24,9 @@ def pooled_extent(n: int, kernel: int, stride: int, pad: int, floor: bool, clip:
 class Pooling(Layer):
     """MAX: y = max over the window; AVE: y = sum over the window / its size (padding counted, as Caffe does).
 
-    Bottom (N, C, H, W), top (N, C, H', W'), see pooled_extent. With MAX a second top gives each maximum's place in its
-    plane (y * W + x); of equal values the first wins.
+    Bottom (N, C, H, W), top (N, C, H', W') with H' = ceil((H + 2 pad - kernel) / stride) + 1 (``round_mode`` FLOOR:
+    floor), less 1 where pads would let the last window begin behind the input. With MAX a second top gives each
+    maximum's place in its plane (y * W + x); of equal values the first wins.
 
     Options: ``pool`` MAX or AVE, ``kernel_size`` (or ``kernel_h``, ``kernel_w``), ``stride`` 1, ``pad`` 0,
     ``global_pooling``, ``round_mode`` CEIL (or FLOOR). Raises ParameterError for impossible options (STOCHASTIC pooling

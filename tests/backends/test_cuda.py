@@ -148,6 +148,7 @@ def test_a_users_own_kernels(cuda, tmp_path):
 
 @gpu
 def test_every_kernel_compiles_and_is_found(cuda):
+    kernels = []
     for real in ("float32", "float64"):
         backend = get_backend("cuda", real)
         for name in backend._kernels.names():
@@ -157,7 +158,9 @@ def test_every_kernel_compiles_and_is_found(cuda):
                            for p in signature.parameters if p.type in backend._kernels._manifest.structs}  # fmt: skip
                 path = backend._kernels.folder / signature.source
                 for wide, shaped in ((False, False), (True, False), (False, True)):
-                    assert backend._modules.function(path, signature, structs, wide, shaped)
+                    kernels.append(backend._modules.function(path, signature, structs, wide, shaped))
+    for kernel in kernels:
+        assert kernel.load()
 
 
 @gpu

@@ -156,7 +156,9 @@ def test_weights_of_another_shape(cli, lenet, trained):
     ("changes", "needles"),
     [
         ({"net": None, "test_iter": None, "test_interval": None}, ["net"]),
-        ({"net": "nowhere.prototxt"}, ["nowhere.prototxt"]),
+        ({"net": "nowhere.prototxt"}, ['"s.prototxt": net: "nowhere.prototxt": No such file', "folder in which"]),
+        ({"net": None, "train_net": "nowhere", "test_iter": None, "test_interval": None}, ['train_net: "nowhere": No']),
+        ({"net": "models"}, ['"s.prototxt": net: "models": Is a directory']),
         ({"type": "RMSprop"}, ["RMSprop", '"RMSProp"']),
         ({"lr_policy": "steps"}, ["steps"]),
         ({"solver_mode": "GPU"}, ["s.prototxt", "solver_mode", "--cpu"]),
@@ -172,6 +174,8 @@ def test_weights_of_another_shape(cli, lenet, trained):
     ids=[
         "no net",
         "no such net",
+        "no such train_net",
+        "a folder as net",
         "type",
         "policy",
         "GPU",
@@ -201,6 +205,11 @@ def test_state_of_another_solver(cli, lenet):
     write_solver(lenet / "s.prototxt", max_iter=2, test_iter=None, test_interval=None, type="Adam", momentum2=0.999)
     result = cli("train", "--solver", "s.prototxt", "--snapshot", "s_iter_1.solverstate")
     one_line(result, "s_iter_1.solverstate", "Adam")
+
+
+def test_weights_as_a_snapshot(cli, lenet, trained):
+    for name in ("w.caffemodel", "w.caffemodel.h5"):
+        one_line(cli("train", "--solver", "s.prototxt", "--snapshot", name), f'"{name}" holds weights', "--weights")
 
 
 def test_damaged_state(cli, lenet):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import protocaffe
+from tests.support.backends import has_gpu
 
 MODEL = "models/lenet/deploy.prototxt"
 
@@ -25,6 +26,19 @@ def test_masks_are_stored_and_match_the_zeros(cli, lenet, trained):
         assert np.array_equal(weight.mask, weight.data != 0)
         assert np.array_equal(weight.data[weight.mask], before.params[name][0].data[weight.mask])
         assert np.array_equal(bias.data, before.params[name][1].data)
+
+
+@pytest.mark.parametrize("command", ["prune", "summary"])
+def test_the_device_may_be_named(cli, lenet, trained, command):
+    args = (command, "--model", MODEL, "--weights", trained)
+    if command == "prune":
+        args = (*args, "--sparsity", "0.8", "--output", "p.caffemodel")
+    assert cli(*args, "--cpu").code == 0
+    on_gpu = cli(*args, "-gpu", "0")
+    if has_gpu():
+        assert on_gpu.code == 0 and on_gpu.out == cli(*args, "--cpu").out
+    else:
+        assert on_gpu.code == 1 and on_gpu.err.startswith("error: --gpu 0: no GPU can be used here")
 
 
 def test_layers_with_shares_of_their_own(cli, lenet, trained):

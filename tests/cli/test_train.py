@@ -115,6 +115,7 @@ def test_finetune_leaves_the_first_trainings_snapshots_and_train_writes_an_outpu
     assert equal(weights(model), weights("dense.caffemodel.h5"))
     tuned = cli("finetune", "--solver", "s.prototxt", "--weights", model, "--iterations", 2)
     assert tuned.code == 0, tuned.err
+    assert f"{model} has no masks: every weight trains ('protocaffe prune' makes masks)" in tuned.out
     assert model.read_bytes() == content
     assert [p.name for p in lenet.glob("*_finetuned_iter_2.*")]
 

@@ -83,6 +83,27 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path):
         out.write(b"x")
 
 
+@pytest.mark.parametrize("function", ["fsync", "open", "replace"])
+def test_an_error_names_the_file_that_is_wanted(tmp_path, monkeypatch, function):
+    def full(*args):
+        raise OSError(28, "No space left on device", *(str(a) for a in args if isinstance(a, (str, os.PathLike))))
+
+    (tmp_path / "link").symlink_to("a")
+    for path in (tmp_path / "a", tmp_path / "link"):
+        with monkeypatch.context() as patch, pytest.raises(OSError) as raised:
+            patch.setattr(os, function, full)
+            with atomic_write(path) as out:
+                out.write(b"x")
+        assert (raised.value.filename, raised.value.filename2, raised.value.errno) == (str(path), None, 28)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["link"]
+
+
+def test_other_errors_keep_their_file(tmp_path):
+    with pytest.raises(OSError) as raised, atomic_write(tmp_path / "a") as out:
+        out.write((tmp_path / "b").read_bytes())
+    assert raised.value.filename == str(tmp_path / "b")
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="folder"), atomic_write(tmp_path):
         pass

@@ -8,7 +8,16 @@ import numpy as np
 
 from protocaffe.backends.copies import Mark
 from protocaffe.backends.cpu import CpuBackend
+from protocaffe.interop import View
 from protocaffe.memory import Memory, Storage
+
+
+class _Holder:
+    """What NumPy keeps as the base of an array on ``values``."""
+
+    def __init__(self, values: np.ndarray, view: View) -> None:
+        self.view = view
+        self.__array_interface__ = values.__array_interface__
 
 
 class SplitBackend(CpuBackend):
@@ -21,6 +30,8 @@ class SplitBackend(CpuBackend):
         super().__init__(real)
         self._device: dict[int, np.ndarray] = {}
         self.copies: list[tuple[str, Storage]] = []
+        #: when it was told to wait for other tools, and to let them wait
+        self.order: list[str] = []
 
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, None]:
         """Zeroed device memory, and no host copy yet."""
@@ -35,9 +46,24 @@ class SplitBackend(CpuBackend):
         self.copies.append(("up", storage))
 
     def download(self, storage: Storage) -> np.ndarray:
-        """Device to a new host array."""
+        """Device to the host array, of which Python may hold views."""
         self.copies.append(("down", storage))
-        return self._device[storage.device].copy()
+        values = np.empty(storage.size, storage.dtype) if storage._host is None else storage._host
+        values[...] = self._device[storage.device]
+        return values
+
+    def device_array(self, view: View) -> np.ndarray:
+        """The device's own values, in an array that holds ``view``."""
+        view.lend()
+        memory = view.memory
+        piece = self._device[memory.storage.device][memory.offset : memory.offset + memory.count]
+        return np.asarray(_Holder(piece.reshape(memory.shape), view))
+
+    def wait_for_others(self) -> None:
+        self.order.append("wait")
+
+    def let_others_wait(self) -> None:
+        self.order.append("let wait")
 
     def put(self, memory: Memory, values: np.ndarray) -> None:
         """Host array to device, at once."""
