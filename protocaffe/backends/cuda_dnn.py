@@ -31,6 +31,9 @@ logger = logging.getLogger("protocaffe.engines")
 CUDNN = "CUDNN"
 #: cuDNN's on cells of pixels (depth.py)
 DEPTH = "DEPTH"
+#: multiply-accumulates below which im2col and GEMM are taken without a trial: a step of a few microseconds is not worth
+#: cuDNN's start, and what its kernels win alone their changes of layout lose
+SMALL = 1 << 29
 #: bytes that a plan may need as scratch memory
 ROOM = 1 << 30
 #: plans that cuDNN's heuristics name and that are measured
@@ -186,6 +189,8 @@ class Convolutions:
     def _applies(self, shape: Any) -> bool:
         """Whether there is anything to choose for ``engine: DEFAULT``."""
         if shape.generic or self._backend.real != np.float32 or len(shape.kernel) > 3:
+            return False
+        if shape.images * shape.pixels * shape.num_output * shape.kernel_dim < SMALL:
             return False
         if self.library is None:
             self._tell(logging.WARNING, f"convolutions are computed by im2col and GEMM: {self._missing}")

@@ -102,6 +102,12 @@ class Steps:
         return [dx] if step == "backward_data" else [dw + self.start["w"], db + self.start["b"]]
 
 
+@pytest.fixture(autouse=True)
+def small_ones_too(monkeypatch):
+    """Small convolutions are as good as large ones for tests."""
+    monkeypatch.setattr("protocaffe.backends.cuda_dnn.SMALL", 0)
+
+
 @pytest.fixture
 def cuda(tmp_path, monkeypatch):
     """The GPU in float, with a table of choices of its own."""
