@@ -157,3 +157,24 @@ def test_the_log_says_when_the_layers_are_run_one_by_one(caplog):
     said = [line for line in caplog.messages if "from here on" in line]
     assert [line[: line.index(":")] for line in said] == [f"Iteration {i}" for i in (0, 1, 4, 5)]
     assert "layer by layer (debug_info" in said[0] and "as one sequence" in said[1]
+
+
+@pytest.mark.parametrize("backend", [None, SplitBackend], ids=["cpu", "split"])
+def test_an_iteration_that_was_cut_short_does_not_shift_the_losses(backend):
+    """It has begun a place of its own on the device."""
+    made = make(backend and backend(), iter_size=2)
+    made.step(1)
+    passes = []
+
+    def second_fails(name):
+        passes.append(name)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    hook = made.net.before_forward(second_fails, "data")
+    with pytest.raises(KeyboardInterrupt):
+        made.step(1)
+    hook.remove()
+    for _ in range(3):
+        made.step(1)
+        assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6)
