@@ -108,9 +108,7 @@ def test_blobs_that_forward_is_asked_for_are_kept():
     for name, values in want.items():
         assert_alike(out[name], values, err_msg=name)
     assert_alike(net.blobs["pool"].data, want["pool"])
-    assert_alike(
-        net.forward_all(["ip"], data=images(8))["ip"], keeps.forward_all(["ip"], data=images(8))["ip"]
-    )
+    assert_alike(net.forward_all(["ip"], data=images(8))["ip"], keeps.forward_all(["ip"], data=images(8))["ip"])
 
 
 def test_a_view_taken_before_the_first_pass_stays_good():
@@ -270,9 +268,7 @@ def test_losses_are_kept_wherever_they_go():
 def test_split_memory():
     keeps, net = make(backend=get_backend("cpu")), make(reuse_memory=True, backend=SplitBackend())
     for seed in (1, 2):
-        assert_alike(
-            net.forward(data=images(seed=seed))["prob"], keeps.forward(data=images(seed=seed))["prob"]
-        )
+        assert_alike(net.forward(data=images(seed=seed))["prob"], keeps.forward(data=images(seed=seed))["prob"])
     out = net.forward(blobs=["pool"])["pool"]
     assert_alike(out, keeps.blobs["pool"].data)
 
