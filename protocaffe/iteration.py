@@ -114,12 +114,10 @@ class Iteration:
     def _bind_notes(self, first: bool) -> list[Bound]:
         net = self.net
         calls: list[Bound] = []
-        for name, weight in net.blob_loss_weights.items():
-            if weight != 0:
-                top = net.blobs[name].data_mem
-                begins = int(first and not calls)
-                args = (top.count, top, weight, begins, RING, self._count, self._ring, self._clip)
-                calls.append(net.backend.bind_launch("loss_note", 1, args, rows=True))
+        for blob, weight in net.loss_tops():
+            top, begins = blob.data_mem, int(first and not calls)
+            args = (top.count, top, weight, begins, RING, self._count, self._ring, self._clip)
+            calls.append(net.backend.bind_launch("loss_note", 1, args, rows=True))
         if first and not calls:
             calls.append(net.backend.bind_launch("count_up", 1, (self._count,)))
         return calls

@@ -62,6 +62,13 @@ def test_losses_of_several_tops_are_weighted_and_summed():
     assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6)
 
 
+def test_a_layer_that_works_in_place_on_the_loss():
+    half = 'layer { name: "half" type: "Power" bottom: "loss" top: "loss" power_param { scale: 0.5 } }'
+    made = make(net=LABEL + SMALL + LOSS + half)
+    made.step(1)
+    assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6) and made.smoothed_loss > 0.1
+
+
 def test_a_net_without_a_loss_has_loss_0():
     made = make(net=LABEL + SMALL)
     made.step(3)
