@@ -59,6 +59,22 @@ def test_a_run_makes_every_host_copy_stale(split):
     assert x.array.tolist() == [7, 3] and y.array.tolist() == [7, 3]
 
 
+def test_what_a_run_did_before_it_was_cut_short_is_seen(split):
+    """An interrupt may come between two calls: the host's copy is stale all the same, and does not undo the first."""
+    x = split.from_array(np.ones(3, np.float32))
+    split.replay(())
+    assert x.read().tolist() == [1, 1, 1]
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        split.replay((split.bind_launch("scale_into", 3, (2.0, x, x)), interrupt))
+    assert x.array.tolist() == [2, 2, 2]
+    split.replay(())
+    assert x.read().tolist() == [2, 2, 2]
+
+
 def test_pieces_of_one_storage_share_its_copy(split):
     whole = split.empty((4,))
     first, last = whole.at(0, 2), whole.at(2, 2)
