@@ -14,7 +14,7 @@ from protocaffe.backends.cuda_kernels import only
 from protocaffe.errors import BackendError, KernelError
 from protocaffe.io import prototxt
 from protocaffe.resources import resource_path
-from tests.support.backends import has_gpu
+from tests.support.backends import alone, has_gpu
 from tests.support.bench import Bench
 
 gpu = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
@@ -239,6 +239,7 @@ def test_kernels_compiled_for_a_shape_give_what_the_cpu_gives(text, shape):
 
 
 @gpu
+@alone
 def test_memory_freed_by_another_thread_is_given_back(cuda):
     held = [cuda.empty((1 << 26,))]
     cuda.synchronize()

@@ -12,7 +12,7 @@ import protocaffe
 from protocaffe.backends import get_backend
 from protocaffe.data.ring import SLOTS
 from protocaffe.io import prototxt
-from tests.support.backends import has_gpu
+from tests.support.backends import alone, has_gpu
 from tests.support.feeds import assert_same, batches, data_layer, feed_of, make, random_items, write_items
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
@@ -73,6 +73,7 @@ def test_a_pass_is_one_captured_graph(images, cache):
     assert len(bound) == 1 and isinstance(bound[0], Segment) and bound[0]._graph is not None
 
 
+@alone
 def test_pinned_memory_and_events_are_given_back(images):
     backend = get_backend("cuda")
     text = data_layer(images, 32, "cache: NONE", TRANSFORM)
