@@ -59,7 +59,7 @@ class StackedConvolution(GenericConvolution):
         s = self.s
         for first, count in self._chunks(self._per_image):
             columns = self.ops.scratch((count * self._per_image,))
-            cols = self._unfold(x.at(first * s.in_count), columns, count)
+            cols = self._unfold(x.at(first * s.in_count, count * s.in_count), columns, count)
             self._products(
                 count, False, False, s.out_group, s.pixels, s.kernel_dim, w, s.kernel_dim, cols, s.pixels,
                 y.at(first * s.out_count), s.pixels, (0, s.group * s.kernel_dim * s.pixels, s.out_count),
@@ -72,7 +72,7 @@ class StackedConvolution(GenericConvolution):
         """dx = col2im(W' dy)."""
         s = self.s
         for first, count in self._chunks(self._per_image):
-            images = dx.at(first * s.in_count)
+            images = dx.at(first * s.in_count, count * s.in_count)
             cols = images if s.is_pointwise else self.ops.scratch((count * self._per_image,))
             self._products(
                 count, True, False, s.kernel_dim, s.pixels, s.out_group, w, s.kernel_dim,
@@ -96,7 +96,7 @@ class StackedConvolution(GenericConvolution):
             own = -(-count * self._per_image // 64) * 64
             scratch = self.ops.scratch((own + count * weights,))
             partial = scratch.at(own, count * weights)
-            cols = self._unfold(x.at(first * s.in_count), scratch, count)
+            cols = self._unfold(x.at(first * s.in_count, count * s.in_count), scratch, count)
             self._products(
                 count, False, True, s.out_group, s.kernel_dim, s.pixels, dy.at(first * s.out_count), s.pixels,
                 cols, s.pixels, partial, s.kernel_dim, (s.out_count, s.group * s.kernel_dim * s.pixels, weights),
