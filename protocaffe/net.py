@@ -305,11 +305,6 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         sums = (weight * float(top.data_mem.read().sum(dtype=np.float64)) for top, weight in self.loss_tops())
         return sum(sums, 0.0)
 
-    def loss_tops(self) -> list[tuple[Blob, float]]:
-        """What the loss is made of: the layers' tops that have a weight, each with it."""
-        pairs = [zip(wire.tops, wire.layer.loss_weights, strict=True) for wire in self._wires]
-        return [(self.blobs[top], weight) for tops in pairs for top, weight in tops if weight != 0]
-
     def clear_param_diffs(self) -> None:
         """Set every parameter's gradient to 0."""
         self.backend.run("fill", self.arena.size, self.arena_memory("diff"), 0.0)

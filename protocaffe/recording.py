@@ -55,6 +55,11 @@ class Recording:
         weights = {t: lw for w in self._wires for t, lw in zip(w.tops, w.layer.loss_weights, strict=True)}
         return OrderedDict((name, weights[name]) for name in self.blobs)
 
+    def loss_tops(self) -> list[tuple[Blob, float]]:
+        """What the loss is made of: the layers' tops that have a weight, each with it."""
+        pairs = [zip(wire.tops, wire.layer.loss_weights, strict=True) for wire in self._wires]
+        return [(self.blobs[top], weight) for tops in pairs for top, weight in tops if weight != 0]
+
     def _bottoms(self, wire: Wire) -> list[Blob]:
         return [self.blobs[b] for b in wire.bottoms]
 
@@ -117,6 +122,10 @@ class Recording:
         counter = Recorder(self.backend, "", self._scratch)
         if self._count_random:
             counter.launch("count_up", 1, self.forward_count)
+        inplace = {name for wire in self._wires for name in wire.tops if name in wire.bottoms}
+        for top, weight in self.loss_tops():
+            if top.name in inplace:  # where a backward pass leaves a gradient of its own
+                counter.launch("fill", top.count, top.diff_mem, weight)
         plan.parts.append(counter.calls)
         for chain in self._chains:
             ops, restore = self._chain_ops(chain), self._chain_ops(chain)

@@ -69,6 +69,22 @@ def test_a_layer_that_works_in_place_on_the_loss():
     assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6) and made.smoothed_loss > 0.1
 
 
+def test_a_layer_that_works_in_place_on_a_blob_with_a_loss_weight_finds_it_in_each_pass():
+    """Its backward pass leaves its own gradient there, which is not the next pass's."""
+    text = LABEL + SMALL + LOSS + 'layer { name: "c" type: "Convolution" bottom: "pool" top: "c" '
+    text += 'convolution_param { num_output: 4 kernel_size: 1 weight_filler { type: "xavier" } } }'
+    text += 'layer { name: "clip" type: "ReLU" bottom: "c" top: "c" loss_weight: 0.5 }'
+    net, gradients = make(net=text).net, []
+    for sign in (1, -1, 1):
+        net.blobs["data"].data = sign * np.random.default_rng(1).normal(size=(4, 1, 6, 6))
+        net.forward()
+        net.clear_param_diffs()
+        net.backward()
+        gradients.append(net.params["c"][0].diff.copy())
+    np.testing.assert_array_equal(gradients[2], gradients[0])
+    assert gradients[0].any()
+
+
 def test_a_net_without_a_loss_has_loss_0():
     made = make(net=LABEL + SMALL)
     made.step(3)
