@@ -54,11 +54,8 @@ class DeviceFeed(ABC):
         if not self._whole:
             self._restart()
             self._write_state()
-        elif (
-            self._epoch == self.backend.epoch  # nothing was replayed since the last time
-            or self._broken != self.backend.broken
-        ):  # or maybe not all that follows a batch
-            self._write_state()
+        elif self._epoch == self.backend.epoch or self._broken != self.backend.broken:
+            self._write_state()  # nothing was replayed since the last time, or a run was cut short and maybe ours
         self._whole = False
         self._prepare()
         self.position += self.feed.batch_size

@@ -327,7 +327,9 @@ def test_algorithms_for_products_are_tried_where_the_result_lies_alike(at, monke
     scalars = np.ones(2, np.float32)
     assert blas._fastest("key", lambda where: tried.append(where[2]), product, scalars, (1, 2, at), 10) == 0
     ((size, room),) = device.given
-    assert [place % 256 for place in tried] == [at % 256] * 2 and all(room.at <= p <= room.at + size - 40 for p in tried)
+    assert [place % 256 for place in tried] == [at % 256] * 2 and all(
+        room.at <= p <= room.at + size - 40 for p in tried
+    )
     monkeypatch.setattr(cuda_blas, "fastest", lambda *args, **kwargs: {})
     assert blas._fastest("key", lambda where: None, product, scalars, (1, 2, at), 10) == -1
 
