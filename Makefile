@@ -12,7 +12,8 @@ SOURCES := $(shell find protocaffe kernels proto models setup.py pyproject.toml 
 GPU_TESTS := tests/layers tests/pruning tests/backends/test_cuda.py tests/backends/test_cuda_dnn.py \
 	tests/test_goldens.py tests/test_masks.py tests/test_solver.py tests/test_update_kernels.py tests/test_net_runs.py \
 	tests/test_trained_models.py tests/test_fusion.py tests/test_memory_reuse.py tests/test_interop.py \
-	tests/backends/test_cuda_interop.py tests/backends/test_cuda_kernels.py
+	tests/backends/test_cuda_interop.py tests/backends/test_cuda_kernels.py tests/backends/test_cuda_feed.py \
+	tests/data/test_device_feed.py tests/test_pooled_chains.py tests/test_iteration.py
 
 .PHONY: demo test test-gpu lint types kernels docs bench sanitize wheel ci clean
 
@@ -34,8 +35,8 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-kernels:
-	$(PYTHON) tools/check_kernels.py
+kernels: $(VENV)/.dev
+	$(BIN)/python tools/check_kernels.py
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

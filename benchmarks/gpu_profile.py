@@ -34,6 +34,8 @@ UPDATES = {
     "axpy", "bias_add", "bias_add_columns", "bias_gradient", "bias_gradient_columns", "fused_bias_relu",
     "fused_sum_relu_backward",
 }  # fmt: skip
+#: arrays, by their place among a kernel's, that it leaves alone on a GPU (LRN: for windows of 3 and 5)
+UNTOUCHED = {"lrn_across_forward": (1,), "lrn_across_backward": (1, 2, 4)}
 
 
 class Item:
@@ -61,7 +63,7 @@ def items_of(solver: Any) -> list[Item]:
 
     net = solver.net
     layers = range(len(net._layer_names))
-    items = [Item(solver._clear, "fill", "", "update")]
+    items = [Item(solver._iteration._clear, "fill", "", "update")]
     items[0].bytes = solver.net.arena.size * solver.backend.real.itemsize
     for part, plan, order in (
         ("forward", net._forward(), (*layers, len(layers))),
@@ -72,6 +74,7 @@ def items_of(solver: Any) -> list[Item]:
                 continue
             items.append(Item(call.run, call.name, call.layer, part))
             measure_work(items[-1], net)
+    items += [Item(call, "loss_note", "", "update") for call in solver._iteration._bind_notes(True)]
     solver._bind_update()
     for call in solver._update:
         items.append(Item(call, type(solver).kernel, "", "update"))
@@ -86,10 +89,11 @@ def measure_work(item: Item, net: Any) -> None:
     if item.kernel == "gemm":
         _gemm_work(item)
         return
-    if item.kernel.startswith("conv_"):
+    if item.kernel.startswith(("conv_forward", "conv_backward")):
         _conv_work(item, net)
         return
     memories = [a for a in getattr(item.run, "keep", ()) if isinstance(a, Memory)]
+    memories = [m for i, m in enumerate(memories) if i not in UNTOUCHED.get(item.kernel, ())]
     item.bytes = sum(m.count * m.dtype.itemsize for m in memories)
     if item.kernel in UPDATES:
         item.bytes += memories[-1].count * memories[-1].dtype.itemsize
@@ -98,14 +102,13 @@ def measure_work(item: Item, net: Any) -> None:
 
 
 def _gemm_work(item: Item) -> None:
-    """From cuBLAS's own arguments: handle, two transpositions, n, m, k, ..."""
-    call = item.run
-    n, m, k = (int(v) for v in call.args[3:6])
-    batch = int(call.args[-1]) if len(call.args) > 14 else 1
-    strides = [int(call.args[i]) for i in (9, 12, 16)] if batch > 1 else [1, 1, 1]
+    """From the product's extents."""
+    m, n, k, batch, strides = item.run.extents
     item.flops = 2 * m * n * k * batch
-    sizes = (k * n, m * k, m * n)
+    sizes = (m * k, k * n, m * n)
     item.bytes = 4 * sum(size * (batch if stride else 1) for size, stride in zip(sizes, strides, strict=True))
+    if batch == 1:
+        item.bytes = 4 * sum(sizes)
 
 
 def _conv_work(item: Item, net: Any) -> None:

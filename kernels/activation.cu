@@ -24,10 +24,18 @@ KERNEL tanh_backward(long n, const store* y, const store* dy, store* dx) {
 
 // keep[i] = 1 with probability 1 - ratio; four elements share a Philox block addressed by (seed, layer | forward pass, i / 4).
 KERNEL dropout_mask(long n, u64 key, const u64* forward_count, real ratio, u8* keep) {
+#if ON_GPU  // a thread draws a block's four numbers once
+  const index_t count = n;
+  FOR_EACH(b, (count + 3) / 4) {
+    const philox4 block = philox(key, forward_count[0], u64(b));
+    for (index_t i = 4 * b; i < 4 * b + 4 && i < count; ++i) keep[i] = real(uniform_of(block.v[i & 3])) >= ratio;
+  }
+#else
   FOR_EACH(i, n) {
     const philox4 block = philox(key, forward_count[0], u64(i) >> 2);
     keep[i] = real(uniform_of(block.v[i & 3])) >= ratio;
   }
+#endif
 }
 
 // y = keep ? scale x : 0, forward and backward alike

@@ -133,28 +133,31 @@ KERNEL conv_pool_direct_gradient(long rows, long chunks, long images, conv_pool2
 #endif
     for (index_t base = first; base < last; base += group) {
       const index_t count = last - base < group ? last - base : group;
-      const store* source = x + base * size;
+      const auto add = [&](const store* source) {
+        FOR_EACH_OF_LANE(j, count * windows) {
+          const index_t n = j / windows, at = ((base + n) * s.filters + f) * windows + (j - n * windows);
+          const real g = real(pooled[at]) > 0 ? real(dpooled[at]) : real(0);
+          const int place = index[at], iy = place / s.ow, ix = place - iy * s.ow;
+          const store* from = source + n * size + iy * s.w + ix;
+          UNROLL
+          for (int c = 0; c < s.channels; ++c)
+            UNROLL
+            for (int a = 0; a < s.kh; ++a)
+              UNROLL
+              for (int b = 0; b < s.kw; ++b) sums[(c * s.kh + a) * s.kw + b] += g * real(from[(c * s.h + a) * s.w + b]);
+          sums[taps] += g;
+        }
+      };
 #if ON_GPU
       if (size <= CONV_POOL_STAGE) {
         __syncthreads();
-        FOR_EACH_LANE(j, count * size) stage[j] = source[j];
+        FOR_EACH_LANE(j, count * size) stage[j] = x[base * size + j];
         __syncthreads();
-        source = stage;
+        add(stage);
+        continue;
       }
 #endif
-      FOR_EACH_OF_LANE(j, count * windows) {
-        const index_t n = j / windows, at = ((base + n) * s.filters + f) * windows + (j - n * windows);
-        const real g = real(pooled[at]) > 0 ? real(dpooled[at]) : real(0);
-        const int place = index[at], iy = place / s.ow, ix = place - iy * s.ow;
-        const store* from = source + n * size + iy * s.w + ix;
-        UNROLL
-        for (int c = 0; c < s.channels; ++c)
-          UNROLL
-          for (int a = 0; a < s.kh; ++a)
-            UNROLL
-            for (int b = 0; b < s.kw; ++b) sums[(c * s.kh + a) * s.kw + b] += g * real(from[(c * s.h + a) * s.w + b]);
-        sums[taps] += g;
-      }
+      add(x + base * size);
     }
 #if ON_GPU
     __shared__ real parts[32][CONV_POOL_PATCH];

@@ -123,14 +123,17 @@ KERNEL bias_gradient_panels(long panels, long rows, long cols, const store* y, s
 // counter[0] += 1: the forward counter that addresses random numbers.
 KERNEL count_up(long n, u64* counter) { FOR_EACH(i, n) counter[i] += 1; }
 
-// ring[count mod size] += weight sum(top): the loss of an iteration; `begins` starts the next one
-KERNEL loss_note(long rows, long n, const store* top, real weight, int begins, int size, u64* count, real* ring) {
+// ring[count mod size] += weight sum(top): the loss of an iteration; `begins` starts the next one. clip[1] as update.cu
+// reads it.
+KERNEL loss_note(long rows, long n, const store* top, real weight, int begins, int size, u64* count, real* ring,
+                 real* clip) {
   FOR_EACH_ROW(r, rows, n) {
     const real sum = weight * row_sum(n, [=](index_t i) { return real(top[i]); });
     ROW_LEADER {
       count[0] += begins;
       const int at = int((count[0] - 1) % u64(size));
       ring[at] = (begins ? real(0) : ring[at]) + sum;
+      if (!is_finite(sum)) clip[1] = 1;
     }
   }
 }

@@ -4,6 +4,8 @@
 #if ON_GPU
 DEVICE float inverse_root(float s) { return rsqrtf(s); }
 DEVICE double inverse_root(double s) { return rsqrt(s); }
+DEVICE float inverse(float s) { return __fdividef(1.f, s); }
+DEVICE double inverse(double s) { return 1 / s; }
 #endif
 
 // Calls loop(power), power(s) = s^-beta; 3/4, which nearly every net has, from two square roots. The choice is made out
@@ -37,21 +39,29 @@ DEVICE void with_power(real beta, int three_quarters, Loop loop) {
 // x, so that forward is two passes over memory and backward three.
 template <int H, class Power>
 DEVICE void across_forward(index_t channels, index_t step, real k, real a, Power power, const store* x, store* y) {
-  real v[2 * H + 1] = {}, next[AHEAD];
+  real v[2 * H + 1] = {}, next[AHEAD], later[AHEAD];
+  const auto load = [&](real* values, index_t from) {
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) values[i] = from + i < channels ? real(x[(from + i) * step]) : real(0);
+  };
 #pragma unroll
   for (int i = 0; i < H; ++i) v[H + 1 + i] = i < channels ? real(x[i * step]) : real(0);
+  load(next, H);
   for (index_t from = 0; from < channels; from += AHEAD) {
-#pragma unroll
-    for (int i = 0; i < AHEAD; ++i) next[i] = from + i + H < channels ? real(x[(from + i + H) * step]) : real(0);
+    load(later, from + AHEAD + H);
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
-      real sum = 0;
+      real sum = next[i] * next[i];
 #pragma unroll
-      for (int d = 0; d < 2 * H; ++d) sum += (v[d] = v[d + 1]) * v[d];
+      for (int d = 0; d < 2 * H; ++d) {
+        v[d] = v[d + 1];
+        sum += v[d] * v[d];
+      }
       v[2 * H] = next[i];
-      sum += next[i] * next[i];
       if (from + i < channels) y[(from + i) * step] = v[H] * power(k + a * sum);
     }
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) next[i] = later[i];
   }
 }
 
@@ -84,7 +94,7 @@ DEVICE void across_backward(index_t channels, index_t step, real k, real a, real
       direct[H] = from + i + H < channels ? grad[i] * p : real(0);
 #pragma unroll
       for (int d = 0; d < 2 * H; ++d) sum += ratio[d] = ratio[d + 1];
-      ratio[2 * H] = from + i + H < channels ? direct[H] * v[3 * H] / s : real(0);
+      ratio[2 * H] = from + i + H < channels ? direct[H] * v[3 * H] * inverse(s) : real(0);
       sum += ratio[2 * H];
       const index_t c = from + i;
       const real d = relu && !(v[2 * H] > 0) ? real(0) : direct[0] - by * v[2 * H] * sum;

@@ -92,6 +92,34 @@ DEVICE void pixel_windows(const pool2d& s, int iy, int ix, F f) {
     f(oy * s.ow + ox, there, oy, ox);
   }
 }
+
+// A thread takes the sh x sw pixels between the starts of windows: they lie in the same windows, whose gradients and places
+// are loaded once for all of them.
+#define TILE 4
+DEVICE void max_tiles_backward(const pool2d& s, long planes, const store* dy, const int* index, store* dx) {
+  const int down = (s.h + s.ph + s.sh - 1) / s.sh, across = (s.w + s.pw + s.sw - 1) / s.sw;
+  const int ky = (s.kh + s.sh - 1) / s.sh, kx = (s.kw + s.sw - 1) / s.sw;
+  FOR_EACH_2D(r, planes * down, b, across) {
+    const int a = int(r % down), top = a * s.sh - s.ph, left = int(b) * s.sw - s.pw;
+    const index_t plane = r / down, from = plane * s.oh * s.ow;
+    real sum[TILE] = {};
+#pragma unroll
+    for (int k = 0; k < ky * kx; ++k) {
+      const int oy = a - (ky - 1) + k / kx, ox = int(b) - (kx - 1) + k % kx;
+      const bool there = oy >= 0 && oy < s.oh && ox >= 0 && ox < s.ow;
+      const real g = there ? real(dy[from + oy * s.ow + ox]) : real(0);
+      const int chosen = there ? index[from + oy * s.ow + ox] : -1;
+#pragma unroll
+      for (int e = 0; e < TILE; ++e)
+        if (e < s.sh * s.sw) sum[e] += chosen == (top + e / s.sw) * s.w + left + e % s.sw ? g : real(0);
+    }
+#pragma unroll
+    for (int e = 0; e < TILE; ++e) {
+      const int iy = top + e / s.sw, ix = left + e % s.sw;
+      if (e < s.sh * s.sw && iy >= 0 && iy < s.h && ix >= 0 && ix < s.w) dx[(plane * s.h + iy) * s.w + ix] = sum[e];
+    }
+  }
+}
 #endif
 
 // y = max of the window, index = its place in the plane; of equal values the first wins, and NaN beats numbers, so that
@@ -154,25 +182,21 @@ KERNEL pooling_max_backward(long planes, pool2d shape, const store* dy, const in
       if (index[o] >= 0) plane[index[o]] = real(plane[index[o]]) + real(dy[o]);
   }
 #else
+  if (s.kh * s.kw <= UNROLLED && s.sh * s.sw <= TILE) {
+    max_tiles_backward(s, planes, dy, index, dx);
+    return;
+  }
   FOR_EACH_2D(r, planes * s.h, ix, s.w) {
     const int iy = int(r % s.h), here = iy * s.w + int(ix);
     const index_t plane = (r / s.h) * s.oh * s.ow;
+    const int ya = first_window(iy + s.ph, s.kh, s.sh), yb = end_window(iy + s.ph, s.sh, s.oh);
+    const int xa = first_window(int(ix) + s.pw, s.kw, s.sw), xb = end_window(int(ix) + s.pw, s.sw, s.ow);
     real sum = 0;
-    if (s.kh * s.kw <= UNROLLED) {
-      pixel_windows(s, iy, int(ix), [&](int o, bool there, int, int) {
-        const real g = there ? real(dy[plane + o]) : real(0);  // loaded whether it is chosen or not: both loads at once
-        const int chosen = there ? index[plane + o] : -1;
-        sum += chosen == here ? g : real(0);
-      });
-    } else {
-      const int ya = first_window(iy + s.ph, s.kh, s.sh), yb = end_window(iy + s.ph, s.sh, s.oh);
-      const int xa = first_window(int(ix) + s.pw, s.kw, s.sw), xb = end_window(int(ix) + s.pw, s.sw, s.ow);
-      for (int oy = ya; oy < yb; ++oy)
-        for (int ox = xa; ox < xb; ++ox) {
-          const index_t o = plane + oy * s.ow + ox;
-          sum += index[o] == here ? real(dy[o]) : real(0);
-        }
-    }
+    for (int oy = ya; oy < yb; ++oy)
+      for (int ox = xa; ox < xb; ++ox) {
+        const index_t o = plane + oy * s.ow + ox;
+        sum += index[o] == here ? real(dy[o]) : real(0);
+      }
     dx[r * s.w + ix] = sum;
   }
 #endif

@@ -63,8 +63,8 @@ typedef real store;
 // FOR_EACH(i, n)                      n independent elements
 // FOR_EACH_2D(r, rows, c, cols)       rows x cols independent elements, no division on the CPU
 // FOR_EACH_ROW(r, rows, work)         a block (GPU) or an iteration (CPU) for each row; inside it
-//   FOR_EACH_OF_LANE(j, n)            the same where elements add to what is the lane's own
 //   FOR_EACH_LANE(j, n)               the row's elements, and row_sum / row_max over them (every lane gets the result)
+//   FOR_EACH_OF_LANE(j, n)            the same where elements add to what is the lane's own
 //   rows_sum(first, last, n, f)     the sum of f(r, j) over first <= r < last and j < n
 //   channel_sums(first, last, channels, c, n, f, x...)   the sums of what f(x...) returns over channel c of some images
 // each(n, out(y), f, x...)            y = f(x...), element by element: on the GPU 16 bytes at a time
@@ -356,6 +356,8 @@ DEVICE double log_of(double x) { return log(x); }
 DEVICE double tanh_of(double x) { return tanh(x); }
 DEVICE double sqrt_of(double x) { return sqrt(x); }
 DEVICE bool is_nan(float x) { return (__float_as_uint(x) & 0x7fffffffu) > 0x7f800000u; }
+DEVICE bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
+DEVICE bool is_finite(double x) { return (__double_as_longlong(x) & 0x7ff0000000000000ll) != 0x7ff0000000000000ll; }
 DEVICE bool is_nan(double x) { return (__double_as_longlong(x) & 0x7fffffffffffffffll) > 0x7ff0000000000000ll; }
 #else
 // exp in a form that g++ vectorises without a vector maths library: 2^k * 2^f, with the reduction in double so that
@@ -392,6 +394,8 @@ DEVICE double log_of(double x) { return __builtin_log(x); }
 DEVICE double tanh_of(double x) { return __builtin_tanh(x); }
 DEVICE double sqrt_of(double x) { return __builtin_sqrt(x); }
 DEVICE bool is_nan(float x) { return (__builtin_bit_cast(u32, x) & 0x7fffffffu) > 0x7f800000u; }
+DEVICE bool is_finite(float x) { return (__builtin_bit_cast(u32, x) & 0x7f800000u) != 0x7f800000u; }
+DEVICE bool is_finite(double x) { return (__builtin_bit_cast(u64, x) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull; }
 DEVICE bool is_nan(double x) { return (__builtin_bit_cast(u64, x) & 0x7fffffffffffffffull) > 0x7ff0000000000000ull; }
 #endif
 

@@ -3,7 +3,8 @@
 // The arena is cut into blocks of 64 elements; a block belongs to one parameter, so the multipliers are read per block.
 // hyper: 0 learning rate, 1 momentum, 2 momentum2 or rms_decay, 3 delta, 4 weight decay, 5 1 / iter_size,
 // 6 Adam's correction sqrt(1 - beta2^t) / (1 - beta1^t), 7 clip_gradients. Kept in memory, not passed by value, so that
-// a captured step sees a new learning rate. clip[0] scales the gradient (clip_gradients), 1 without clipping.
+// a captured step sees a new learning rate. clip: 0 scales the gradient (clip_gradients), 1 without clipping; 1 is not 0
+// once a loss was not finite: nothing is updated then, however late it is noticed.
 // A pruned weight gets no gradient, keeps no history and stays +0, whatever momentum or decay say.
 #include "portable.h"
 
@@ -29,6 +30,7 @@ template <int K, class Rule, class... History>
 DEVICE void run_rule(outputs<K, real> y, Rule rule, long blocks, const u8* mask, int masked, const real* lr_mult,
                      const real* decay_mult, int l1, const real* hyper, const real* clip, const real* w,
                      const real* diff, const History*... h) {
+  if (clip[1] != 0) return;
   const auto masking = [=](index_t b) {
     const step_terms t = step_of(hyper, clip, lr_mult[b], decay_mult[b], l1);
     return [=](real keep, auto... v) { return rule(t, keep, v...); };

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from .plan import Pass, Plan
 
 if TYPE_CHECKING:
     from .backends.base import Bound
+    from .memory import Memory
     from .net import Net
 
 logger = logging.getLogger("protocaffe.solver")
@@ -25,11 +27,15 @@ RING = 1024
 
 
 class Iteration:
-    """Runs the passes of ``net``, a training net whose gradients are summed over ``size`` passes."""
+    """Runs the passes of ``net``, a training net whose gradients are summed over ``size`` passes.
 
-    def __init__(self, net: Net, size: int) -> None:
+    ``clip[1]`` is set where a loss is not finite, so that updates stop (kernels/update.cu), until that is looked at.
+    """
+
+    def __init__(self, net: Net, size: int, clip: Memory) -> None:
         self.net = net
         self.size = size
+        self._clip = clip
         backend = net.backend
         self._ring = backend.empty((RING,))
         self._count = backend.empty((1,), np.uint64)
@@ -70,7 +76,10 @@ class Iteration:
         ring = self._ring.read()
         places = range(self._seen, self._ran)
         self._seen = self._ran
-        return [(self._last + 1 + i - self._ran, float(ring[i % RING]) / self.size) for i in places]
+        losses = [(self._last + 1 + i - self._ran, float(ring[i % RING]) / self.size) for i in places]
+        if not all(isfinite(loss) for _, loss in losses):
+            self._clip.array[1] = 0
+        return losses
 
     def _run_in_pieces(self, first: bool) -> None:
         backend = self.net.backend
@@ -104,7 +113,7 @@ class Iteration:
             if weight != 0:
                 top = net.blobs[name].data_mem
                 begins = int(first and not calls)
-                args = (top.count, top, weight, begins, RING, self._count, self._ring)
+                args = (top.count, top, weight, begins, RING, self._count, self._ring, self._clip)
                 calls.append(net.backend.bind_launch("loss_note", 1, args, rows=True))
         if first and not calls:
             calls.append(net.backend.bind_launch("count_up", 1, (self._count,)))

@@ -17,8 +17,6 @@ _PATCH = 64
 _STAGE = 4096
 #: pieces of the images whose gradients are summed on their own, at least
 _CHUNKS = 16
-#: lanes that share a piece
-_LANES = 256
 
 
 class ConvolutionReLUPooling(Pattern):
@@ -57,25 +55,25 @@ class ConvolutionReLUPooling(Pattern):
             return False
         direct = self._direct()
         if direct is None or dx is not None:
-            ops.conv_backward(conv.shape, x, dy, w, dw, db, dx, lambda *piece: self._fill(ops, *piece))
+            ops.conv_backward(conv.shape, x, dy, w, dw, db, dx, self._fill)
             return True
-        self._fill(ops, 0, conv.shape.images, None)
+        self._fill(ops, dy, 0, conv.shape.images, None)
         s, pool = conv.shape, self.layers[2]
         at_hand = max(1, _STAGE // s.in_count)  # images that a block reads once
         chunks, taps = max(min(_CHUNKS, max(1, s.images)), -(-s.images // at_hand)), s.kernel_dim
         partial = ops.scratch((s.num_output * chunks * (taps + 1),))
         args = (direct, x, self.top.diff_mem, self.top.data_mem, pool.index, partial)
         rows = s.num_output * chunks
-        ops.launch_rows("conv_pool_direct_gradient", rows, chunks, s.images, *args, work=rows * _LANES)
+        ops.launch_rows("conv_pool_direct_gradient", rows, chunks, s.images, *args, work=self.top.count)
         ops.launch("conv_pool_finish", s.num_output, chunks, taps, partial, dw, db, work=s.num_output * (taps + 1))
         return True
 
-    def _fill(self, ops: Recorder, first: int, count: int, outer: Any) -> None:
-        """Record what writes the convolution's dy for ``count`` images."""
+    def _fill(self, ops: Recorder, dy: Any, first: int, count: int, outer: Any) -> None:
+        """Record what writes the convolution's gradient ``dy`` for ``count`` images."""
         s, pool = self.layers[0].shape, self.layers[2]
         small = self.top.count // max(1, s.images)
         own = [memory.at(first * small, count * small) for memory in (self.top.diff_mem, self.top.data_mem, pool.index)]
-        dy = self.tops[0].diff_mem.at(first * s.out_count, count * s.out_count)
+        dy = dy.at(first * s.out_count, count * s.out_count)
         extents = (*(extent // 2 for extent in s.out_dims), s.num_output, count)
         ops.launch("conv_pool_backward", count * s.num_output, *extents, *own, dy, outer, work=count * small)
 

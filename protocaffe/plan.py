@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -108,37 +109,53 @@ class Recorder:
         self, shape: Any, x: Memory, w: Memory, bias: Memory | None, y: Memory, pooled: Memory, index: Memory
     ) -> None:
         """y = max(0, W * x + b), and of each of the 2x2 windows that tile its planes the maximum and its place."""
-        planes, oh, ow = shape.images * shape.num_output, shape.out_dims[0] // 2, shape.out_dims[1] // 2
-        own = self.backend.bind_conv("forward", shape, (x, w, bias, y), True)
-        if own is None:
-            convolution = self.backend.convolution(self, shape)
-            if convolution.fuses_pool:
-                convolution.forward(x, w, bias, y, pooled=(pooled, index))  # type: ignore[call-arg]
-                return
-            self.generic_conv("forward", shape, (x, w, bias, y), relu=True)
-        else:
-            self._add(own, "conv_forward_relu")
-        self.launch_rows("pooling_max2_forward", planes, oh, ow, y, pooled, index)
+
+        def together(ops: Recorder, y: Memory, pooled: Memory, index: Memory) -> None:
+            convolution = ops.backend.convolution(ops, shape)
+            convolution.forward(x, w, bias, y, pooled=(pooled, index))  # type: ignore[call-arg]
+
+        def apart(ops: Recorder, y: Memory, pooled: Memory, index: Memory) -> None:
+            ops.conv_forward(shape, x, w, bias, y, relu=True)
+            planes, oh, ow = shape.images * shape.num_output, shape.out_dims[0] // 2, shape.out_dims[1] // 2
+            ops.launch_rows("pooling_max2_forward", planes, oh, ow, y, pooled, index)
+
+        ways = {"together": together, "apart": apart}
+        self._better("forward, pooled", shape, ("forward",), ways, (y, pooled, index))
 
     def conv_backward(
         self, shape: Any, x: Memory, dy: Memory, w: Memory, dw: Memory | None, db: Memory | None, dx: Memory | None,
-        fill: Callable[[int, int, Memory | None], None] | None = None,
+        fill: Callable[[Recorder, Memory, int, int, Memory | None], None] | None = None,
     ) -> None:  # fmt: skip
-        """Of dw +=, db += and dx = those that are there; ``fill`` as GenericConvolution.backward has it."""
-        steps: list[tuple[str, tuple[Memory | None, ...]]] = []
-        steps += [("backward_weights", (x, dy, dw, db))] if dw is not None else []
-        steps += [("backward_data", (dy, w, dx))] if dx is not None else []
-        own = [self.backend.bind_conv(step, shape, args) for step, args in steps]
-        if not any(own):
-            self.backend.convolution(self, shape).backward(x, dy, w, dw, db, dx, fill)
-            return
-        if fill is not None:
-            fill(0, shape.images, None)
-        for (step, args), bound in zip(steps, own, strict=True):
-            if bound is None:
-                self.generic_conv(step, shape, args)
-            else:
-                self._add(bound, f"conv_{step}")
+        """Of dw +=, db += and dx = those that are there.
+
+        ``fill(ops, dy, first, count, outer)``, if given, records what writes dy for ``count`` images, and where
+        ``outer`` is there, the same with channels outermost, [F, N, P], into that.
+        """
+
+        def together(ops: Recorder, dy: Memory, dw: Memory | None, db: Memory | None, dx: Memory | None) -> None:
+            filled = None if fill is None else partial(fill, ops, dy)
+            ops.backend.convolution(ops, shape).backward(x, dy, w, dw, db, dx, filled)
+
+        def apart(ops: Recorder, dy: Memory, dw: Memory | None, db: Memory | None, dx: Memory | None) -> None:
+            if fill is not None:
+                fill(ops, dy, 0, shape.images, None)
+            if dw is not None:
+                ops.conv_backward_weights(shape, x, dy, dw, db)
+            if dx is not None:
+                ops.conv_backward_data(shape, dy, w, dx)
+
+        steps = ("backward_weights",) * (dw is not None) + ("backward_data",) * (dx is not None)
+        ways = {"together": together, "apart": apart}
+        self._better("backward", shape, steps, ways, (dy, dw, db, dx))
+
+    def _better(
+        self, name: str, shape: Any, steps: Sequence[str], ways: Mapping[str, Callable[..., None]],
+        results: Sequence[Memory | None],
+    ) -> None:  # fmt: skip
+        """Record one of two ways: the generic convolution's calls for all ``steps`` together, or each step's best."""
+        together = self.backend.convolution(self, shape).together
+        way = self.backend.better(name, shape, steps, ways, results) if together and steps else "apart"
+        ways[way](self, *results)
 
     def bias_gradient(self, images: int, channels: int, pixels: int, dy: Memory, db: Memory) -> None:
         """db[f] += sum over images and pixels of dy[n, f, p], in as many chunks of images as are worth it."""

@@ -200,13 +200,13 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.history = [self.backend.empty((arena.size,)) for _ in range(self.histories)]
         self._hyper = self.backend.empty((8,), real)
         self._hyper_values: tuple[float, ...] = ()
-        self._clip = self.backend.from_array(np.ones(1, real))
+        self._clip = self.backend.from_array(np.array([1, 0], real))
         self._partial = self.backend.empty((CLIP_PIECES,), real)
         learnt = [not blob.statistic for blob in self.net.learnable_params]
         self._lr_mult = arena.per_block(list(compress(self.net.params_lr, learnt)))
         self._decay_mult = arena.per_block(list(compress(self.net.params_weight_decay, learnt)))
         self._update_version = -1
-        self._iteration = Iteration(self.net, self.param.iter_size)
+        self._iteration = Iteration(self.net, self.param.iter_size, self._clip)
         self._check_rule()
 
     def _check_rule(self) -> None:

@@ -103,6 +103,22 @@ def test_a_loss_that_is_not_finite_is_told_with_its_iteration():
         made.step(50)
 
 
+def test_weights_stay_as_the_bad_loss_found_them_and_training_can_go_on():
+    """However late it is noticed: no update follows a loss that is not finite."""
+    made = make(SplitBackend())
+    made.step(2)
+    good = made.net.params["ip"][0].data.copy()
+    made.net.params["ip"][0].data[0, 0] = np.nan
+    with pytest.raises(DivergedError, match=r"loss is nan at iteration 2; first bad: layer "):
+        made.step(50)
+    bad = made.net.params["ip"][0].data.copy()
+    assert np.isnan(bad[0, 0])
+    np.testing.assert_array_equal(bad.ravel()[1:], good.ravel()[1:])
+    made.net.params["ip"][0].data = good
+    made.step(2)
+    assert np.isfinite(made.smoothed_loss) and not np.array_equal(made.net.params["ip"][0].data, good)
+
+
 def test_a_bad_label_is_told_at_the_next_look():
     made = make(SplitBackend())
     made.step(1)

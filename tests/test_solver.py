@@ -328,7 +328,7 @@ def test_a_diverging_run_stops_and_names_the_first_bad_layer(make):
     solver.step(1)
     solver.net.params["ip"][0].data[0, 0] = np.nan
     with pytest.raises(DivergedError, match=r'iteration 1; first bad: layer "ip" \(InnerProduct\): parameter'):
-        solver.step(1)
+        solver.step(2)
 
 
 def test_a_failed_snapshot_leaves_the_older_one_whole(make, tmp_path, monkeypatch):

@@ -61,11 +61,11 @@ class State:
         self.mask = memory(backend, self.keep.astype(np.uint8)) if masked else None
         self.lr_mult, self.decay_mult = rng.choice([0, 1, 2.0], BLOCKS), rng.choice([0, 1, 2.0], BLOCKS)
 
-    def run(self, kernel, l1=0, clip=1.0):
+    def run(self, kernel, l1=0, clip=1.0, halted=0.0):
         self.backend.run(
             kernel, BLOCKS, *self.memories, self.mask, int(self.mask is not None),
             memory(self.backend, self.lr_mult), memory(self.backend, self.decay_mult), l1,
-            memory(self.backend, HYPER), memory(self.backend, np.array([clip])),
+            memory(self.backend, HYPER), memory(self.backend, np.array([clip, halted])),
         )  # fmt: skip
         return [m.array.astype(np.float64) for m in self.memories]
 
@@ -109,7 +109,7 @@ def test_clipping(masked, scale, real):
     rng = np.random.default_rng(0)
     diff, keep = memory(backend, rng.standard_normal(n) * scale), rng.random(n) < 0.5
     mask, exact = (memory(backend, keep.astype(np.uint8)) if masked else None), diff.array.astype(np.float64)
-    partial, clip = backend.empty((pieces,)), backend.empty((1,))
+    partial, clip = backend.empty((pieces,)), backend.empty((2,))
     results = []
     before = backend.threads
     try:
@@ -125,9 +125,18 @@ def test_clipping(masked, scale, real):
 
 
 def test_clipping_of_what_is_not_finite_is_not_finite(cpu):
-    partial, clip = memory(cpu, np.array([1.0, np.nan])), cpu.empty((1,))
+    partial, clip = memory(cpu, np.array([1.0, np.nan])), cpu.empty((2,))
     cpu.run("clip_scale", 1, 2, partial, memory(cpu, HYPER), clip)
     step = memory(cpu, np.array([np.nan] * 64))
     cpu.run("sgd_update", 1, memory(cpu, np.ones(64)), step, out := memory(cpu, np.zeros(64)), None, 0,
             memory(cpu, np.ones(1)), memory(cpu, np.ones(1)), 0, memory(cpu, HYPER), clip)  # fmt: skip
     assert np.isnan(out.array).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_is_updated_once_a_loss_was_not_finite(rule, cpu):
+    state = State(cpu, RULES[rule][1], True)
+    before = [memory.array.copy() for memory in state.memories]
+    state.run(f"{rule}_update", halted=1.0)
+    for held, old in zip(state.memories, before, strict=True):
+        np.testing.assert_array_equal(held.array, old)

@@ -75,6 +75,9 @@ def find_nvrtc() -> ctypes.CDLL | None:
         names += sorted(glob.glob(pattern))
     for name in names:
         try:
+            # the compiler looks for this file of its own by its bare name only
+            for builtins in glob.glob(f"{os.path.dirname(name)}/libnvrtc-builtins.so*") if "/" in name else ():
+                ctypes.CDLL(builtins)
             return ctypes.CDLL(name)
         except OSError:
             continue

@@ -134,6 +134,13 @@ class Backend(Copies, ABC):
         """The convolution to use where `bind_conv` has none."""
         return GenericConvolution(ops, shape)
 
+    def better(
+        self, name: str, shape: Any, steps: Sequence[str], ways: Mapping[str, Callable[..., None]],
+        results: Sequence[Memory | None],
+    ) -> str:  # fmt: skip
+        """Of two ways to record a convolution's ``steps`` the better one: "together" or "apart" (plan.Recorder)."""
+        return "together"
+
     @abstractmethod
     def allocate(self, size: int, dtype: np.dtype) -> tuple[Any, np.ndarray | None]:
         """Zeroed device memory: (handle, host array or None)."""
@@ -211,8 +218,10 @@ class GenericConvolution:
     ``ops`` is the recorder (plan.Recorder), ``shape`` a layers.convolution.ConvShape.
     """
 
-    #: whether `forward` takes ``relu=True``, and ``pooled``
-    fuses_relu = fuses_pool = False
+    #: whether `forward` takes ``relu=True``
+    fuses_relu = False
+    #: whether steps cost less together: `forward` takes ``pooled``, `backward` shares work between its steps
+    together = False
 
     def __init__(self, ops: Any, shape: Any) -> None:
         self.ops = ops

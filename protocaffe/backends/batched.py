@@ -113,7 +113,7 @@ class WideConvolution(GenericConvolution):
     The product has channels outermost, [F, N, P]; the pass that puts images first adds the bias and applies the ReLU.
     """
 
-    fuses_relu = fuses_pool = True
+    fuses_relu = together = True
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         s = self.s

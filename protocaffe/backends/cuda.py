@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,13 @@ class CudaBackend(CudaCopies, SharedGpu):
     def bind_conv(self, step: str, shape: Any, args: Sequence[Memory | None], relu: bool = False) -> Bound | None:
         """cuDNN's, where it is asked for or faster."""
         return self._convolutions.bind(step, shape, args, relu)
+
+    def better(
+        self, name: str, shape: Any, steps: Sequence[str], ways: Mapping[str, Callable[..., None]],
+        results: Sequence[Memory | None],
+    ) -> str:  # fmt: skip
+        """Measured where cuDNN has a say."""
+        return self._convolutions.better(name, shape, steps, ways, results)
 
     @property
     def choices(self) -> dict[str, str]:

@@ -72,6 +72,7 @@ class Blas:
         places = (address(b), address(a), address(c))
         call = self._chosen(scalars, (trans_b, trans_a), (n, m, k), (ldb, lda, ldc), strides, batch, places)
         call.keep = (scalars, a, b, c)
+        call.extents = (m, n, k, batch, strides)  # for who counts operations
         return call
 
     def _chosen(

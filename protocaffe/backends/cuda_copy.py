@@ -21,8 +21,7 @@ class CudaMark(Mark):
     __slots__ = ("_trash", "event")
 
     def __init__(self, driver: Any, trash: list[Callable[[], Any]]) -> None:
-        flags = driver.event_flags
-        self.event = driver.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC)  # who waits leaves the core to others
+        self.event = driver.Event(driver.event_flags.DISABLE_TIMING)
         self._trash = trash
 
     def reached(self) -> bool:

@@ -8,9 +8,9 @@ nothing is measured: see `by_rule`. Without cuDNN ``DEFAULT`` is im2col and GEMM
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_void_p
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -23,15 +23,23 @@ from .cuda_blas import address
 from .cuda_timing import fastest
 from .cudnn_graph import BIAS, ConvGraph, Plan, W, X, Y
 from .cudnn_library import CudnnError, Library, load
+from .depth import DepthConvolution, applies
 from .engine_choices import CAFFE, Choices, shape_key, tuning
 
 logger = logging.getLogger("protocaffe.engines")
 
 CUDNN = "CUDNN"
+#: cuDNN's on cells of pixels (depth.py)
+DEPTH = "DEPTH"
+#: multiply-accumulates below which im2col and GEMM are taken without a trial: a step of a few microseconds is not worth
+#: cuDNN's start, and what its kernels win alone their changes of layout lose
+SMALL = 1 << 29
 #: bytes that a plan may need as scratch memory
 ROOM = 1 << 30
 #: plans that cuDNN's heuristics name and that are measured
 PLANS = 16
+#: cuDNN must be faster by more than this: less is noise, and gone beside the other kernels of a net
+_MARGIN = 0.95
 _ALIGNMENT = 16
 _ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weights": (X, Y, W, None)}
 
@@ -146,9 +154,43 @@ class Convolutions:
         self.choices.use(key, choice)
         return None if choice == CAFFE else trial.bind(choice, args)
 
+    def better(
+        self, name: str, shape: Any, steps: Sequence[str], ways: Mapping[str, Callable[..., None]],
+        results: Sequence[Memory | None],
+    ) -> str:  # fmt: skip
+        """Whether im2col and GEMM for all steps together beat each step by its best engine."""
+        if shape.engine != "DEFAULT" or not self._applies(shape) or not shape.images:
+            return "apart" if shape.engine == CUDNN else "together"
+        key = f"{self._machine}, {self._backend.math}: {name} {', '.join(steps)} {shape_key('', shape)}"
+        choice = self.choices.find(key)
+        if choice is None or choice not in ways:
+            if tuning():
+                own = [
+                    None if memory is None else self._backend.empty(memory.shape, memory.dtype) for memory in results
+                ]
+                makers = {way: partial(self._recorded, record, own) for way, record in ways.items()}
+                times = fastest(self._device, makers)
+                choice = min(times, key=lambda way: times[way])
+                self.choices.add(key, choice)
+            else:
+                choice = "apart" if any(by_rule(step, shape) == CUDNN for step in steps) else "together"
+        return self.choices.use(key, choice)
+
+    def _recorded(self, record: Callable[..., None], results: Sequence[Memory | None]) -> Bound:
+        """Calls on results of their own as one."""
+        from ..plan import Recorder
+
+        ops = Recorder(self._backend, "", Slot(self._backend, self._backend.real))
+        record(ops, *results)
+        both = _Both([call.run for call in ops.calls])
+        both.scratch = ops  # type: ignore[attr-defined]  # its memory is in use for as long as the call is
+        return both
+
     def _applies(self, shape: Any) -> bool:
         """Whether there is anything to choose for ``engine: DEFAULT``."""
         if shape.generic or self._backend.real != np.float32 or len(shape.kernel) > 3:
+            return False
+        if shape.images * shape.pixels * shape.num_output * shape.kernel_dim < SMALL:
             return False
         if self.library is None:
             self._tell(logging.WARNING, f"convolutions are computed by im2col and GEMM: {self._missing}")
@@ -164,10 +206,12 @@ class Convolutions:
 def by_rule(step: str, shape: Any) -> str:
     """The engine that ``DEFAULT`` means where nothing may be measured, after what an H100 likes (gpu_conv.json).
 
-    im2col and GEMM where columns cost next to nothing, for 1x1 kernels; where cuDNN reads the input a channel at a
-    time, for one input channel; and for outputs of less than 4x4, which are too small for its tiles; else cuDNN.
+    im2col and GEMM for one input channel, for outputs of less than 4x4, and for 1x1 kernels, unless their maps have so
+    odd a size that GEMMs on them cannot read whole vectors; else cuDNN.
     """
-    return CAFFE if prod(shape.kernel) == 1 or shape.channels == 1 or shape.pixels < 16 else CUDNN
+    unaligned = shape.is_pointwise and shape.pixels % 4
+    columns_cost_little = prod(shape.kernel) == 1 and not unaligned
+    return CAFFE if shape.channels == 1 or shape.pixels < 16 or columns_cost_little else CUDNN
 
 
 class _Trial:
@@ -192,7 +236,9 @@ class _Trial:
         )  # fmt: skip
 
     def bind(self, choice: str, args: Sequence[Memory | None]) -> Bound:
-        """A call of what a choice names: "CUDNN <plan>", or "CUDNN fused <plan>" with bias and ReLU in the plan."""
+        """A call of what a choice names: "CUDNN <plan>", "CUDNN fused <plan>" with bias and ReLU in it, or "DEPTH"."""
+        if choice == DEPTH:
+            return self._deep(args)
         name = choice.removeprefix(f"{CUDNN} ")
         fused = name.startswith("fused ")
         graph = self._graph(fused)
@@ -216,7 +262,8 @@ class _Trial:
         """Calls of kernels for what the convolution alone leaves to do."""
         bind, s = self._backend.bind_launch, self._shape
         if self._step == "backward_weights" and args[3] is not None:
-            return [bind("bias_gradient", s.num_output, (s.images, s.pixels, args[1], args[3]), rows=True)]
+            more = (s.images, s.num_output, s.pixels, args[1], args[3])
+            return [self._owner._recorded(lambda ops: ops.bias_gradient(*more), ())]
         if self._step != "forward":
             return []
         bias, y = args[2:]
@@ -256,16 +303,20 @@ class _Trial:
             return lambda: self._call(graph, plan, args, fused, workspace)
 
         out: dict[str, Callable[[], Bound]] = {CAFFE: lambda: self._generic(args)} if caffe else {}
+        if caffe and applies(self._step, self._shape):
+            out[DEPTH] = lambda: self._deep(args)
         return out | {name: engine(graph, plan, fused) for name, graph, plan, fused in self._plans()}
 
-    def _generic(self, args: Sequence[Memory | None]) -> Bound:
-        from ..plan import Recorder
+    def _deep(self, args: Sequence[Memory | None]) -> Bound:
+        def record(ops: Any) -> None:
+            convolution = DepthConvolution(ops, self._shape)
+            more = {"relu": self._relu} if self._step == "forward" else {}
+            getattr(convolution, self._step)(*args, **more)
 
-        ops = Recorder(self._backend, "", Slot(self._backend, self._backend.real))
-        ops.generic_conv(self._step, self._shape, args, self._relu)
-        both = _Both([call.run for call in ops.calls])
-        both.scratch = ops  # type: ignore[attr-defined]  # its memory is in use for as long as the call is
-        return both
+        return self._owner._recorded(record, ())
+
+    def _generic(self, args: Sequence[Memory | None]) -> Bound:
+        return self._owner._recorded(lambda ops: ops.generic_conv(self._step, self._shape, args, self._relu), ())
 
     def measure(self) -> str:
         """The fastest choice."""
@@ -273,6 +324,8 @@ class _Trial:
         times = fastest(self._owner._device, self.candidates(caffe=not explicit))
         if not times:
             raise BackendError(f"engine: CUDNN: cuDNN has no plan that repeats to the bit for {self.name}")
+        if CAFFE in times:
+            times[CAFFE] *= _MARGIN
         best = min(times, key=lambda name: times[name])
         logger.debug("%s: %s of %s", self.name, best, {name: round(us, 1) for name, us in times.items()})
         return best

@@ -81,7 +81,14 @@ def test_the_engine_reaches_the_backend_and_changes_nothing_on_the_cpu(kind, opt
 
 @pytest.mark.parametrize(
     ("change", "engine"),
-    [({}, "CUDNN"), ({"channels": 1}, "CAFFE"), ({"kernel": (1, 1)}, "CAFFE"), ({"out_dims": (3, 5)}, "CAFFE")],
+    [
+        ({}, "CUDNN"),
+        ({"channels": 1}, "CAFFE"),
+        ({"kernel": (1, 1)}, "CAFFE"),
+        ({"kernel": (1, 1), "out_dims": (7, 7)}, "CUDNN"),
+        ({"kernel": (1, 1), "out_dims": (7, 7), "stride": (2, 2)}, "CAFFE"),
+        ({"out_dims": (3, 5)}, "CAFFE"),
+    ],
 )
 def test_the_rule_without_measuring(change, engine):
     assert by_rule("forward", replace(SHAPE, **change)) == engine

@@ -168,3 +168,61 @@ for _ in range(3):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_batches_may_be_taken_in_the_arrays_they_were_prepared_in(depth):
+    slots = [[np.zeros(3, np.uint8)] for _ in range(depth + 2)]
+    prefetcher = Prefetcher(Source(settled=True), [(3,)], 10, depth, slots)
+    held = []
+    for k in range(20):
+        slot = prefetcher.acquire()
+        assert any(slot is mine for mine in slots) and not any(slot is other for other in held)
+        assert (slot[0] == 10 * k).all()
+        held.append(slot)
+        if len(held) == 2:
+            prefetcher.release(held.pop(0))
+    assert len(threads()) == (depth > 0)  # cheap as they are, the thread goes on with them
+    prefetcher.seek(50)
+    assert (prefetcher.acquire()[0] == 50).all() and prefetcher.position == 60
+    prefetcher.close()
+
+
+def test_who_does_not_wait_gets_what_is_ready_and_no_error():
+    go = threading.Event()
+
+    def produce(position):
+        go.wait(10)
+        if position == 2:
+            raise DataError("record 2")
+
+    prefetcher = Prefetcher(Source(produce), [(3,)], 1, 3, [[np.zeros(3)] for _ in range(4)])
+    assert prefetcher.acquire(wait=False) is None and prefetcher.position == 0
+    go.set()
+    first = prefetcher.acquire()
+    second = None
+    while second is None:
+        second = prefetcher.acquire(wait=False)
+    assert [float(slot[0][0]) for slot in (first, second)] == [0, 1]
+    for _ in range(20):
+        assert prefetcher.acquire(wait=False) is None
+        time.sleep(0.001)
+    with pytest.raises(DataError, match="record 2"):
+        prefetcher.acquire()
+    prefetcher.close()
+
+
+def test_without_a_thread_an_error_loses_no_array():
+    def fail(position):
+        if position == 1:
+            raise DataError("record 1")
+
+    prefetcher = Prefetcher(Source(fail), [(3,)], 1, 0, [[np.zeros(3)] for _ in range(2)])
+    assert prefetcher.acquire(wait=False) is None
+    slot = prefetcher.acquire()
+    for _ in range(5):
+        with pytest.raises(DataError, match="record 1"):
+            prefetcher.acquire()
+    prefetcher.release(slot)
+    prefetcher.seek(2)
+    assert prefetcher.acquire()[0][0] == 2
