@@ -207,6 +207,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def copy_from(self, path: str | os.PathLike) -> None:
         """Copy weights from a caffemodel to the training net, and to the layers that only a test net has."""
         copy_to((self.net, *self.test_nets), path)
+        if self.net.arena.soft:
+            self.net.arena.soften()
 
     # --------------------------------------------------------------------------------------------------------- update
     def _init_update(self) -> None:
@@ -236,7 +238,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                     "update; share the other way round: net.share_with(solver.net)",
                 )
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
-        masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
+        soft = mask is not None and arena.soft
+        masked, l1 = int(mask is not None and not soft), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
         update: list[Any] = []
         if self.param.clip_gradients >= 0:
@@ -256,6 +259,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._clip,
         )
         update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        if soft:
+            update.append(bind("masked_copy", arena.size, (mask, weights, net.arena_memory("working"))))
         self._update = self.backend.sequence(update)
         self._update_version = arena.version
 
@@ -292,6 +297,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def step(self, iterations: int) -> None:
         """Train for a number of iterations: test, forward and backward ``iter_size`` times, update, snapshot."""
         p, stop = self.param, self.iter + iterations
+        if self._pruner is not None:
+            self._pruner.begin(self.iter)
         self.net.warn_of_zeros()
         self._timer = (time.perf_counter(), self.iter)
         while self.iter < stop:
