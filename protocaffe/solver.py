@@ -238,8 +238,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                     "update; share the other way round: net.share_with(solver.net)",
                 )
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
-        soft = mask is not None and arena.soft
-        masked, l1 = int(mask is not None and not soft), int(self.param.regularization_type == "L1")
+        masked, l1 = int(mask is not None and not arena.soft), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
         update: list[Any] = []
         if self.param.clip_gradients >= 0:
@@ -259,8 +258,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._clip,
         )
         update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
-        if soft:
-            update.append(bind("masked_copy", arena.size, (mask, weights, net.arena_memory("working"))))
+        if arena.soft:
+            working = net.arena_memory("working")
+            copied = ("copy", (weights, working)) if mask is None else ("masked_copy", (mask, weights, working))
+            update.append(bind(copied[0], arena.size, copied[1]))
         self._update = self.backend.sequence(update)
         self._update_version = arena.version
 
@@ -297,8 +298,6 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def step(self, iterations: int) -> None:
         """Train for a number of iterations: test, forward and backward ``iter_size`` times, update, snapshot."""
         p, stop = self.param, self.iter + iterations
-        if self._pruner is not None:
-            self._pruner.begin(self.iter)
         self.net.warn_of_zeros()
         self._timer = (time.perf_counter(), self.iter)
         while self.iter < stop:

@@ -60,12 +60,6 @@ class Pruner:
             raise ParameterError(f"pruning_param: margin must be from 0 to 10, got {param.margin:g}")
         return int(freeze)
 
-    def begin(self, iteration: int) -> None:
-        """Before a number of iterations: let pruned weights live on, from the weights as they are, if they are to."""
-        arena = self.net.arena
-        if self.soft and not arena.soft and iteration <= self.freeze:
-            arena.soften()
-
     def prune(self, iteration: int) -> None:
         """Prune, if ``iteration`` is one of the schedule's."""
         progress = self.schedule.progress(iteration)
@@ -85,6 +79,8 @@ class Pruner:
 
     def _choose(self, progress: float, iteration: int) -> None:
         param, schedule = self.param, self.schedule
+        if self.soft and not self.net.arena.soft:
+            self.net.arena.soften()
         own = {name: schedule.share(progress, share) if share else 0.0 for name, share in self._shares.items()}
         min_keep = param.min_keep if param.HasField("min_keep") else None
         scope = param.Scope.Name(param.scope).lower()

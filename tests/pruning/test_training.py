@@ -150,6 +150,21 @@ def test_the_schedule_ends_at_three_quarters_unless_it_says_so():
     assert "loss" in NET
 
 
+@pytest.mark.parametrize("mode", ["HARD", "SOFT"])
+@pytest.mark.parametrize("rule", RULES)
+def test_until_the_first_step_the_run_is_the_plain_one(rule, mode):
+    settings = "sparsity: 0.8 begin_step: 6 end_step: 12 frequency: 3 initial_sparsity: 0.5"
+    plain, pruned = make_solver(rule), make_solver(rule, f"pruning_param {{ {settings} mode: {mode} }}")
+    for _ in range(2):
+        plain.step(3)
+        pruned.step(3)
+    n = len(plain.net.learnable_params)
+    for a, b in zip(state(plain)[:n], state(pruned)[:n], strict=True):
+        assert a.tobytes() == b.tobytes()
+    pruned.step(1)
+    assert sparsity_of_net(pruned.net).sparsity == pytest.approx(0.5, abs=0.01)
+
+
 # ----------------------------------------------------------------------------------------------------- soft: splicing
 SOFT = "pruning_param { sparsity: 0.8 begin_step: 2 end_step: 10 frequency: 2 mode: SOFT margin: 0.05 freeze_step: 14 }"
 
