@@ -88,8 +88,8 @@ def command(folder: Path, **device: Any) -> None:
     """Score every record (*.json) of a folder anew and print what each net is worth.
 
     A record names a model (with its test data; paths start at the current folder), a weights file beside itself, and
-    what it claims: wrong answers among so many items, non-zeros over all parameters, zeros over prunable weights, bytes of
-    the file, wrong answers of the dense net, seed and commit. Ends with an error where a claim does not hold.
+    what it claims: wrong answers among so many items, non-zeros over all parameters, zeros over prunable weights,
+    bytes of the file, wrong answers of the dense net, seed and commit. A claim that does not hold is an error.
     """
     from protocaffe.cli.common import stdout_table
 
@@ -103,8 +103,9 @@ def command(folder: Path, **device: Any) -> None:
         for verdict in verdicts:
             record, found = verdict.record, verdict.found or verdict.record
             ratio = found["parameters"] / found["nonzeros"] if found["nonzeros"] else float("inf")
+            wrong, dense = found["errors"] / record["items"], record["dense_errors"] / record["items"]
             table.add_row(
-                verdict.name, f"{found['errors'] / record['items']:.2%}", f"{record['dense_errors'] / record['items']:.2%}",
+                verdict.name, f"{wrong:.2%}", f"{dense:.2%}",
                 f"{found['parameters']:,} / {found['nonzeros']:,} = {ratio:.1f}x",
                 f"{found['zeros'] / max(1, found['prunable']):.2%}", f"{found['bytes']:,}", str(record["seed"]),
                 record["commit"][:9], "no" if verdict.wrong else "yes",
