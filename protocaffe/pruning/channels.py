@@ -267,7 +267,7 @@ class Linear:
                 refused.append((self.inputs[best], text))
             else:
                 refused.append((self.inputs[border], text))
-        return refused + self._unbalanced(gone)
+        return refused
 
     def folded(self, gone: Gone) -> tuple[np.ndarray, Carry | None, bool]:
         """What goes into the bias of each output; what goes onto other inputs' weights; whether the first is inexact
@@ -281,7 +281,7 @@ class Linear:
         rest = border & (carrier < 0)
         return self._reach(rest), carry if moved.size else None, bool(rest.any())
 
-    def _unbalanced(self, gone: Gone) -> list[tuple[np.ndarray, str]]:
+    def unbalanced(self, gone: Gone) -> list[tuple[np.ndarray, str]]:
         """Labels to keep so that all groups that stay have equal numbers of inputs and of outputs."""
         if self.group == 1:
             return []

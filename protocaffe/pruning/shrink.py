@@ -13,7 +13,7 @@ All channels are taken for removable first; whatever a reader refuses is put bac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,10 +27,6 @@ from protocaffe.pruning.channels import KEPT, Carry, Cut, Linear
 if TYPE_CHECKING:
     from protocaffe.backends import Backend
     from protocaffe.net import Net
-
-#: the largest relative difference between the outputs of a net and of the shrunk one
-TOLERANCE = 1e-5
-
 
 class LayerChange(NamedTuple):
     """A weighted layer's channels before and after; ``pruned`` of its filters were all zero, ``stay`` of these stay."""
@@ -220,18 +216,25 @@ class _Decision:
         return bool(units.size)
 
     def _round(self, force: bool) -> bool:
-        """Ask every layer once, from the net's end to its start; whether any has refused."""
-        changed = False
-        for linear in reversed(self.trace.linears):
-            for labels, reason in linear.refused(self.gone, force):
-                changed |= self._put_back(labels, reason)
-        if changed:
+        """Ask every layer once, from the net's end to its start; whether anything was put back.
+
+        What only balances groups or keeps a blob from being empty comes last: much is still out at first.
+        """
+        linears = self.trace.linears[::-1]
+        refused = (found for linear in linears for found in linear.refused(self.gone, force))
+        if self._any(refused):
             return True
+        for linear in linears:
+            if self._any(linear.unbalanced(self.gone)):
+                return True
         for name, labels in self.trace.blobs:
             if labels.size and self.gone(labels).all():
-                reason = f'"{name}" would have no channel left: one stays'
-                changed |= self._put_back(self._best(labels), reason)
-        return changed
+                return self._put_back(self._best(labels), f'"{name}" would have no channel left: one stays')
+        return False
+
+    def _any(self, refused: Iterable[tuple[np.ndarray, str]]) -> bool:
+        """Put back all that is refused; whether that was anything."""
+        return any([self._put_back(labels, reason) for labels, reason in refused])
 
     def _best(self, labels: np.ndarray) -> np.ndarray:
         """The label to keep of a blob that would lose all: the one whose return brings back the fewest others."""
@@ -307,47 +310,3 @@ def _edit(layer: Any, edit: Edit) -> None:
         layer.slice_param.slice_point[:] = edit.slice_points
     for place, extent in edit.dims:
         layer.reshape_param.shape.dim[place] = extent
-
-
-# ------------------------------------------------------------------------------------------------------------- checking
-def build(net_param: Any, weights: Iterable[LayerWeights], backend: Backend | None = None, **kwargs: Any) -> Net:
-    """A net of the TEST phase (or ``phase``) with these weights."""
-    from protocaffe import TEST
-    from protocaffe.net import Net
-
-    net = Net(net_param, kwargs.pop("phase", TEST), backend=backend, **({"seed": 0} | kwargs))
-    net.copy_weights(weights)
-    return net
-
-
-def random_inputs(net: Net, seed: int = 0) -> dict[str, np.ndarray]:
-    """Normally distributed values for the net's inputs."""
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(net.blobs[name].shape) for name in net.inputs}
-
-
-def compared(net: Net) -> list[str]:
-    """The net's outputs, and what the layers that make them read: a softmax can hide much."""
-    makers = {top: name for name, tops in net.top_names.items() for top in tops}
-    return list(dict.fromkeys(b for out in net.outputs for b in (out, *net.bottom_names[makers[out]])))
-
-
-def largest_difference(one: Net, two: Net, inputs: Mapping[str, np.ndarray]) -> float:
-    """The largest difference between two nets' outputs (see `compared`), each relative to its largest value.
-
-    Blobs of another shape in ``two`` are left out unless they are outputs (NetError). Nets that read their own data are
-    both run on their next batch.
-    """
-    names = [name for name in compared(one) if name in two.blobs]
-    same = [name for name in names if one.blobs[name].shape == two.blobs[name].shape]
-    odd = next((name for name in one.outputs if name not in same), None)
-    if odd is not None:
-        raise NetError(f'shrink: the output "{odd}" {one.blobs[odd].shape} is lost or has another shape')
-    first = {name: np.array(values, np.float64) for name, values in one.forward(same, **inputs).items()}
-    second = two.forward(same, **inputs)
-    worst = 0.0
-    for name in same:
-        if first[name].size:
-            scale = max(float(np.abs(first[name]).max()), np.finfo(np.float32).tiny)
-            worst = max(worst, float(np.abs(first[name] - second[name]).max()) / scale)
-    return worst
