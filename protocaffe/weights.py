@@ -39,8 +39,8 @@ class WeightFiles:
     _unknown_fields: Mapping[str, bytes] = MappingProxyType({})
 
     def copy_from(self, path: str | os.PathLike[str], keep_masks: bool = True) -> None:
-        """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) to the layers of the same
-        names.
+        """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) or a compressed model to
+        the layers of the same names.
 
         Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
         the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0, unless
@@ -53,11 +53,13 @@ class WeightFiles:
     def _copy_file(self, path: str | os.PathLike[str], keep_masks: bool) -> int:
         """Copy from a file; returns how many layers with parameters it had weights for."""
         from .io.caffemodel import read_caffemodel
+        from .io.compressed import is_compressed, read_compressed
         from .io.hdf5 import is_hdf5, read_weights
 
         path = os.fspath(path)
         logger.info("Copying weights from %s", path)
-        return self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path, keep_masks)
+        read = read_weights if is_hdf5(path) else read_compressed if is_compressed(path) else read_caffemodel
+        return self.copy_weights(read(path), path, keep_masks)
 
     def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights", keep_masks: bool = True) -> int:
         """Copy what a file held, see copy_from; returns the number of layers that got weights, which may be 0."""

@@ -30,6 +30,7 @@ class LayerWeights:
     masks : for each blob a bool array of its shape (True: kept), or None
     diffs : for each blob its gradient, or None
     unknown : fields of the layer that our schema does not know (another Caffe's options), as they stand in the file
+    books : for each blob the values that its weights share (a compressed model's code book), or None
     """
 
     name: str
@@ -38,10 +39,12 @@ class LayerWeights:
     masks: list[np.ndarray | None] = field(default_factory=list)
     diffs: list[np.ndarray | None] = field(default_factory=list)
     unknown: bytes = b""
+    books: list[np.ndarray | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.masks = [*self.masks, *[None] * (len(self.blobs) - len(self.masks))]
         self.diffs = [*self.diffs, *[None] * (len(self.blobs) - len(self.diffs))]
+        self.books = [*self.books, *[None] * (len(self.blobs) - len(self.books))]
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> list[LayerWeights]:
