@@ -85,9 +85,11 @@ class WeightFiles:
         if not keep_masks:
             self.drop_masks()
         for layer, stored in matched:
-            for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
+            parts = zip(layer.blobs, stored.blobs, stored.masks, stored.tied, strict=True)
+            for blob, values, keep, tied in parts:
                 if values is None:
                     continue
+                blob.values.tied = tied
                 blob.data = values.reshape(blob.shape)
                 if keep is not None:
                     blob.mask = keep.reshape(blob.shape)
@@ -104,7 +106,8 @@ class WeightFiles:
         if not missing or any(self._owned(blob) for blob in missing):
             return stored
         pad = [None] * len(missing)
-        return replace(stored, blobs=[*stored.blobs, *pad], masks=[*stored.masks, *pad], diffs=[*stored.diffs, *pad])
+        blobs, masks, diffs = ([*part, *pad] for part in (stored.blobs, stored.masks, stored.diffs))
+        return replace(stored, blobs=blobs, masks=masks, diffs=diffs, tied=[*stored.tied, *[False] * len(missing)])
 
     def _check_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
         if len(stored.blobs) != len(layer.blobs):
@@ -156,6 +159,7 @@ class WeightFiles:
                     [b.data for b in layer.blobs],
                     [b.mask for b in layer.blobs],
                     [b.diff for b in layer.blobs] if diffs else [],
+                    tied=[b.values.tied for b in layer.blobs],
                 )
             )
         return out
@@ -253,7 +257,9 @@ def _with_surgery(layer: Layer, stored: LayerWeights) -> LayerWeights:
     fits = all(v is not None and v.shape == k.shape for v, k in zip(values, keep, strict=True))
     if not fits or any(np.any((k != 0) & (k != 1)) for k in keep):
         return stored
-    return replace(stored, blobs=values, masks=[k != 0 for k in keep], diffs=stored.diffs[:count])
+    return replace(
+        stored, blobs=values, masks=[k != 0 for k in keep], diffs=stored.diffs[:count], tied=stored.tied[:count]
+    )
 
 
 def copy_to(nets: Sequence[WeightFiles], path: str | os.PathLike[str], keep_masks: bool = True) -> None:

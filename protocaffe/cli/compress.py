@@ -40,7 +40,7 @@ def bits_of(values: tuple[str, ...], default: int) -> tuple[int, dict[str, int]]
 @click.option("--model", required=True, metavar="FILE", help="The net (prototxt); it goes into the file.")
 @click.option("--weights", required=True, metavar="FILES", help="Weights (caffemodel), several separated by commas.")
 @click.option("--bits", "bits", multiple=True, metavar="[NAME=]N",
-              help="Weights share up to 2^N values, 0 to 8 (0: floats are kept), in all layers or in one. Default: 5.")  # fmt: skip
+              help="Weights share up to 2^N values, 0 to 8 (0: floats); all layers or one. Default: 5.")  # fmt: skip
 @click.option("--bias-bits", type=click.IntRange(0, 8), default=8, show_default=True,
               help="Biases are rounded to 2^N - 1 equal steps (0: floats are kept).")  # fmt: skip
 @click.option("--sparsity", type=float, help="Prune to this share first, by magnitude, as 'protocaffe prune' does.")

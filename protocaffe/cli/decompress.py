@@ -9,7 +9,9 @@ from protocaffe.cli.common import CaffeCommand
 
 @click.command("decompress", cls=CaffeCommand, short_help="A prototxt and a caffemodel from a compressed model.")
 @click.option("--weights", required=True, metavar="FILE", help="The compressed model (.pcz).")
-@click.option("--output", metavar="FILE", help="Where to write the weights and masks (caffemodel; HDF5 if it ends in .h5).")
+@click.option(
+    "--output", metavar="FILE", help="Where to write the weights and masks (caffemodel; HDF5 if it ends in .h5)."
+)
 @click.option("--model", metavar="FILE", help="Where to write the net (prototxt).")
 def command(weights: str, output: str | None, model: str | None) -> None:
     """Unpack a compressed model. The weights are the shared values; the masks are stored with them.

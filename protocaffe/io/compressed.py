@@ -4,8 +4,8 @@ docs/compress.md describes the format to the byte. In short::
 
     "\\x89PCZ"  version  CRC-32  |  sizes  |  mixed stream  |  sections of bytes
 
-The mixed stream (`mixing`) holds the net, a directory of the parameters, code books and what of the parameters is small;
-larger ones lie in the sections. A file from elsewhere is not trusted: the checksum comes first, and every size is
+The mixed stream (`mixing`) holds the net, a directory of the parameters, code books and parameters of which little is
+left; larger ones lie in the sections. A file from elsewhere is not trusted: the checksum comes first, and every size is
 checked against what the file can hold before memory is taken. compressed_writer.py writes them.
 """
 
@@ -29,7 +29,7 @@ from .primer import PRIMER
 
 MAGIC = b"\x89PCZ"
 VERSION = 1
-#: what a file may hold: so many values whatever its size (empty parameters take no room), and so many more for each byte
+#: what a file may hold: so many values whatever its size (zeros take no room), and so many more for each byte
 FREE_VALUES, VALUES_PER_BYTE = 1 << 26, 1 << 13
 MAX_NET, MAX_DIRECTORY, MAX_LAYERS = 1 << 24, 1 << 17, 1 << 16
 #: nets beyond this size are deflated
@@ -38,8 +38,8 @@ MIXED_NET = 1 << 15
 MAX_STEPS = 1 << 22
 
 Shape = tuple[int, ...]
-#: values, mask, book
-Stored = tuple[np.ndarray, Any, Any]
+#: values, mask, whether they come from a code book
+Stored = tuple[np.ndarray, Any, bool]
 
 SHARED, DENSE, MIXED, GAPS = range(4)
 FLOATS, GRID, HALVES, SINGLES = range(4)
@@ -154,14 +154,14 @@ def read_compressed(path: str | os.PathLike[str]) -> list[LayerWeights]:
         for i, blob in enumerate(blobs):
             shared = layer.param[i].name if i < len(layer.param) else ""
             if isinstance(blob, tuple):
-                values, mask, book = _shared(path, layer.name, owners.get(shared), blob)
+                values, mask, tied = _shared(path, layer.name, owners.get(shared), blob)
             else:
-                values, mask, book = blob.data, blob.mask, None if blob.step else blob.book
-                owners.setdefault(shared, (values, mask, book))
+                values, mask, tied = blob.data, blob.mask, blob.book is not None and not blob.step
+                owners.setdefault(shared, (values, mask, tied))
             stored.blobs.append(values)
             stored.masks.append(mask)
-            stored.books.append(book)
-        stored.__post_init__()
+            stored.tied.append(tied)
+        stored.diffs = [None] * len(blobs)
         out.append(stored)
     return out
 

@@ -14,9 +14,27 @@ import numpy as np
 from ..errors import ParameterError, WeightsError
 from . import sparse_code
 from .compressed import (
-    SHARED, DENSE, FLOATS, FREE_VALUES, GAPS, GRID, HALVES, MAGIC, MAX_DIRECTORY, MAX_NET, MIXED, MIXED_NET, SINGLES,
-    VALUES_PER_BYTE, VERSION, Books, CodedBlob, CodedLayer, checksum, code_bits,
-)  # fmt: skip
+    DENSE,
+    FLOATS,
+    FREE_VALUES,
+    GAPS,
+    GRID,
+    HALVES,
+    MAGIC,
+    MAX_DIRECTORY,
+    MAX_NET,
+    MIXED,
+    MIXED_NET,
+    SHARED,
+    SINGLES,
+    VALUES_PER_BYTE,
+    VERSION,
+    Books,
+    CodedBlob,
+    CodedLayer,
+    checksum,
+    code_bits,
+)
 from .files import atomic_write
 from .mixing import Encoder
 from .primer import PRIMER
@@ -70,7 +88,7 @@ def pack(net: Any, layers: Sequence[CodedLayer]) -> tuple[bytes, Sizes]:
     sections: list[bytes] = []
     jobs: list[tuple[CodedBlob, int, bool, StoredSize]] = []
     spent, previous = 0, -1
-    for (place, layer) in places:
+    for place, layer in places:
         directory += _varint(place - previous - 1) + _varint(len(layer.blobs))
         previous = place
         for index, blob in enumerate(layer.blobs):
@@ -80,7 +98,9 @@ def pack(net: Any, layers: Sequence[CodedLayer]) -> tuple[bytes, Sizes]:
             steps = _steps(blob)
             mixed = spent + steps <= SPENT_STEPS
             spent += steps if mixed else 0
-            size = StoredSize(layer.name, index, prod(blob.shape), _nonzeros(blob), 0 if blob.book is None else len(blob.book))
+            size = StoredSize(
+                layer.name, index, prod(blob.shape), _nonzeros(blob), 0 if blob.book is None else len(blob.book)
+            )
             sizes.blobs.append(size)
             directory += _entry(blob, mixed, sections, size)
             jobs.append((blob, spent, mixed, size))

@@ -1,9 +1,10 @@
 """How compressed models hold one parameter: which weights are there, and which code each of them has.
 
-Two ways for each. *Mixed* (`positions`, `codes`): bit by bit through the coder of `mixing`, the smallest, for parameters
-of which little is left: rows and columns that are empty cost one flag each, and only where live rows and columns cross
-is there a bit for each weight, predicted from how full its row and column are. *Bytes* (`pack_gaps`, `deflated`): relative
-indices and codes as bytes, Huffman-coded by deflate: a little larger, but decoded at once, for parameters of any size.
+Two ways for each. *Mixed* (`positions`, `codes`): bit by bit through the coder of `mixing`, the smallest, for
+parameters of which little is left: rows and columns that are empty cost one flag each, and only where live rows and
+columns cross is there a bit for each weight, predicted from how full its row and column are. *Bytes* (`pack_gaps`,
+`deflated`): relative indices and codes as bytes, Huffman-coded by deflate: larger, but decoded at once, for parameters
+of any size.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ def steps(kept: np.ndarray, bits: int) -> int:
 
 
 def positions(coder: Coder, kept: np.ndarray, spend: Callable[[int], None]) -> np.ndarray:
-    """Code a boolean matrix; a decoder takes only the shape of ``kept``. ``spend`` is told of steps before they are made."""
+    """Code a boolean matrix; a decoder takes only the shape of ``kept``. ``spend`` hears of steps beforehand."""
     spend(sum(kept.shape))
-    rows = np.flatnonzero(_flags(coder, kept.any(1)))
-    columns = np.flatnonzero(_flags(coder, kept.any(0)))
+    rows = np.flatnonzero(_flags(coder, np.any(kept, axis=1).tolist()))
+    columns = np.flatnonzero(_flags(coder, np.any(kept, axis=0).tolist()))
     spend(len(rows) * len(columns))
     out = np.zeros(kept.shape, bool)
     out[np.ix_(rows, columns)] = _crossings(coder, kept[np.ix_(rows, columns)])
     return out
 
 
-def _flags(coder: Coder, flags: np.ndarray) -> list[int]:
+def _flags(coder: Coder, flags: list[bool]) -> list[int]:
     weights, out, past = [0.4, 0.4, 0.4], [], 0
     near = [slot() for _ in range(4)]
     counts = [[slot() for _ in range(9)], [slot() for _ in range(17)]]
-    for flag in flags.tolist():
+    for flag in flags:
         slots = (near[past & 3], counts[0][(past & 255).bit_count()], counts[1][past.bit_count()])
         bit = coder.bit(int(flag), slots, weights, 0.02)
         past = (past << 1 | bit) & 65535
@@ -82,7 +83,7 @@ def _crossings(coder: Coder, kept: np.ndarray) -> np.ndarray:
 
 
 def codes(coder: Coder, values: np.ndarray, count: int, bits: int, spend: Callable[[int], None]) -> np.ndarray:
-    """Code ``count`` numbers below 2^bits by their frequencies, which are learnt; a decoder takes no notice of ``values``."""
+    """Code ``count`` numbers below 2^bits by frequencies that are learnt; a decoder takes no notice of ``values``."""
     spend(count * bits)
     if not bits:
         return np.zeros(count, np.uint8)

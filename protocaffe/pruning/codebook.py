@@ -1,4 +1,4 @@
-"""Code books: a parameter's weights shared among a few values (Han et al. 2016, "Deep Compression", arXiv 1510.00149)."""
+"""Code books: weights that share a few values (Han et al. 2016, "Deep Compression", arXiv 1510.00149)."""
 
 from __future__ import annotations
 
