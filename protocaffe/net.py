@@ -245,10 +245,14 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
             self.backend.replay(mask_gradients)
 
     def mask_gradients(self) -> tuple[Any, ...]:
-        """Calls that set the gradients of pruned weights to 0: what a backward pass ends with."""
+        """Calls that set the gradients of pruned weights to 0: what a backward pass ends with, unless they live on."""
         if self._mask_diff_version != self.arena.version:
             mask, args = self.arena_memory("mask"), (self.arena_memory("mask"), self.arena_memory("diff"))
-            call = None if mask is None else self.backend.bind_launch("apply_mask", self.arena.size, args)
+            call = (
+                None
+                if mask is None or self.arena.soft
+                else self.backend.bind_launch("apply_mask", self.arena.size, args)
+            )
             self._mask_diff, self._mask_diff_version = () if call is None else (call,), self.arena.version
         return self._mask_diff
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ class Scoring:
 
     iter: int
     param: Any
+    net: Net
     test_nets: list[Net]
+    _timer: tuple[float, int]
     test_scores: list[dict[str, np.ndarray]]
     action: Callable[[], str | None]
     snapshot: Callable[[], Any]
@@ -44,6 +47,22 @@ class Scoring:
                 extra = f" (* {number(weight)} = {number(weight * float(value))} loss)" if weight else ""
                 logger.info("    %s net output #%d: %s = %s%s", which, line, name, number(float(value)), extra)
                 line += 1
+
+    @property
+    def smoothed_loss(self) -> float:
+        """See Solver."""
+        raise NotImplementedError
+
+    def _display(self) -> None:
+        (then, since), now = self._timer, time.perf_counter()
+        passed = now - then
+        rate = (self.iter - since) / passed if passed > 0 and self.iter > since else 0.0
+        self._timer = (now, self.iter)
+        logger.info(
+            "Iteration %d (%s iter/s, %ss/%d iters), loss = %s",
+            self.iter, number(rate), number(passed), self.param.display, number(self.smoothed_loss),
+        )  # fmt: skip
+        self._log_outputs("Train", self.net, {name: self.net.blobs[name].data for name in self.net.outputs})
 
     def test_all(self) -> None:
         """Run every test net; no parameter, mask or history changes."""

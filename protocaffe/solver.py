@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import compress
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from .pycaffe import PycaffeSolver, fresh_seed
 from .scoring import Scoring, number
 from .snapshots import Snapshots
 from .weights import copy_to
+
+if TYPE_CHECKING:
+    from .pruning.training import Pruner
 
 logger = logging.getLogger("protocaffe.solver")
 
@@ -104,6 +107,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         self.net = self._train_net()
         self.test_nets = self._test_nets()
         self.test_scores = [{} for _ in self.test_nets]
+        self._pruner = self._make_pruner()
         for names in self.param.weights:
             for path in filter(None, names.split(",")):
                 self.copy_from(path.strip())
@@ -166,6 +170,16 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         )
         return self._make_net(getattr(p, given[0]), TRAIN, p.train_state)
 
+    def _make_pruner(self) -> Pruner | None:
+        if not self.param.HasField("pruning_param"):
+            return None
+        from .pruning.training import Pruner
+
+        try:
+            return Pruner(self.net, self.param.pruning_param, self.param.max_iter)
+        except ParameterError as error:
+            return self.fail(ParameterError, str(error))
+
     def _test_nets(self) -> list[Net]:
         p = self.param
         sources: list[Any] = [*p.test_net_param, *p.test_net]
@@ -193,6 +207,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def copy_from(self, path: str | os.PathLike) -> None:
         """Copy weights from a caffemodel to the training net, and to the layers that only a test net has."""
         copy_to((self.net, *self.test_nets), path)
+        if self.net.arena.soft:
+            self.net.arena.soften()
 
     # --------------------------------------------------------------------------------------------------------- update
     def _init_update(self) -> None:
@@ -222,7 +238,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                     "update; share the other way round: net.share_with(solver.net)",
                 )
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
-        masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
+        masked, l1 = int(mask is not None and not arena.soft), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
         update: list[Any] = []
         if self.param.clip_gradients >= 0:
@@ -242,6 +258,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._clip,
         )
         update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        if arena.soft:
+            working = net.arena_memory("working")
+            copied = ("copy", (weights, working)) if mask is None else ("masked_copy", (mask, weights, working))
+            update.append(bind(copied[0], arena.size, copied[1]))
         self._update = self.backend.sequence(update)
         self._update_version = arena.version
 
@@ -298,6 +318,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                 self._display()
             for _, on_gradients in self._callbacks:
                 on_gradients()
+            if self._pruner is not None:
+                self._pruner.prune(self.iter)
             self.apply_update()
             if self._debug:
                 debug.log_update(self.net)
@@ -331,17 +353,6 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             )
         self._losses.append(loss)
         self._smoothed = sum(self._losses) / len(self._losses)
-
-    def _display(self) -> None:
-        (then, since), now = self._timer, time.perf_counter()
-        passed = now - then
-        rate = (self.iter - since) / passed if passed > 0 and self.iter > since else 0.0
-        self._timer = (now, self.iter)
-        logger.info(
-            "Iteration %d (%s iter/s, %ss/%d iters), loss = %s",
-            self.iter, number(rate), number(passed), self.param.display, number(self.smoothed_loss),
-        )  # fmt: skip
-        self._log_outputs("Train", self.net, {name: self.net.blobs[name].data for name in self.net.outputs})
 
     def solve(self, resume_file: str | os.PathLike | None = None) -> None:
         """Train to ``max_iter``, from a solver state if one is given, with the final snapshot and test."""

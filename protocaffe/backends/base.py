@@ -54,7 +54,7 @@ class Backend(Copies, ABC):
     def __init__(self) -> None:
         #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)
         self.epoch = 0
-        #: counts runs of plans that an error or an interrupt cut short: not all came that was made ready for them
+        #: counts runs of plans that were cut short, by an error or an interrupt: not all that was made ready came
         self.broken = 0
         #: counts changes of shapes and places of blobs, on which recorded plans depend
         self.layouts = 0
@@ -110,11 +110,9 @@ class Backend(Copies, ABC):
     def replay(self, calls: Sequence[Bound]) -> None:
         """Run bound calls in order, after what Python wrote has reached the device."""
         self.flush()
-        try:
-            for call in calls:
-                call()
-        finally:  # some may have run
-            self.epoch += 1
+        for call in calls:
+            call()
+        self.epoch += 1
         if self.loans:
             self.let_others_wait()
 

@@ -81,20 +81,11 @@ def describe(error: Exception) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # bytes of a file or its name that are no UTF-8
 
 
-def _head_start(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and value.isdigit():
-        from protocaffe.backends.head_start import head_start
-
-        head_start(int(value))
-    return value
-
-
 def device_options(command: F) -> F:
     """Add ``--cpu``, ``--gpu`` and ``--math``."""
     math = click.option("--math", type=click.Choice(MATHS), help="How the GPU multiplies floats, whatever the solver "
                         "file says: fp32, or on tensor cores tf32 (the default).")  # fmt: skip
-    gpu = click.option("--gpu", metavar="ID", callback=_head_start,
-                       help="Run on this GPU, as Caffe's -gpu, whatever the solver file says.")  # fmt: skip
+    gpu = click.option("--gpu", metavar="ID", help="Run on this GPU, as Caffe's -gpu, whatever the solver file says.")
     cpu = click.option("--cpu", is_flag=True, help="Run on the CPU, whatever the solver file says.")
     return cpu(gpu(math(command)))
 

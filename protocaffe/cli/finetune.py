@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from protocaffe.cli import rounds
 from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options
 from protocaffe.cli.glog import log_lines
 from protocaffe.cli.session import Job, open_solver
@@ -38,6 +39,9 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
             if masked
             else f"{job.weights} has no masks: every weight trains ('protocaffe prune' makes masks)"
         )
+        shared = sum(blob.values.tied for blob in solver.net.learnable_params)
+        if shared:
+            click.echo(f"{shared} code books are tuned: weights that share a value go on sharing it")
         run(solver, "finetune", sigint, sighup)
         if job.output:
             solver.net.save(job.output)
@@ -53,17 +57,28 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
 @state_options
 @click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
 @click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
+@rounds.options
 @mask_options
 @device_options
-def command(sigint_effect: str, sighup_effect: str, **options: Any) -> None:
+def command(
+    sigint_effect: str, sighup_effect: str, target_sparsity: float | None, max_accuracy_drop: float | None, scope: str,
+    record: str | None, **options: Any,
+) -> None:  # fmt: skip
     """Fine-tune a net under its masks: pruned weights stay exactly zero, the others learn.
 
     The schedule starts anew, at the solver file's base_lr unless --base-lr says otherwise: going back to a high
     learning rate serves better than going on with the last, small one (Renda et al. 2020, arXiv 2003.02389).
     Snapshots are called PREFIX_finetuned_iter_N, so that they do not replace those of the first training. A loss
     that is NaN or infinite ends the run with an error that names the first bad layer.
+
+    With --target-sparsity or --max-accuracy-drop it prunes by magnitude, too: in rounds of pruning three tenths of
+    what is left and fine-tuning, and with less where that was too much. The best net so far lies in --output.
     """
-    solver = finetune(Job(**options), sigint_effect, sighup_effect)
+    job = Job(**options)
+    if target_sparsity is None and max_accuracy_drop is None:
+        solver = finetune(job, sigint_effect, sighup_effect)
+    else:
+        solver = rounds.by_rounds(job, target_sparsity, max_accuracy_drop, scope, record)
     from protocaffe.pruning import sparsity_of_net
 
     for line in sparsity_of_net(solver.net).lines()[-2:]:

@@ -88,19 +88,3 @@ def test_several_gpus_are_refused_by_name(cli, lenet):
 def test_python_m_protocaffe_is_the_command():
     done = subprocess.run([sys.executable, "-m", "protocaffe", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("protocaffe 0.")
-
-
-@pytest.mark.parametrize(("flags", "numbers"), [(["-gpu=3"], [3]), (["--gpu", "0,1"], []), (["--cpu"], []), ([], [])])
-def test_a_gpu_gets_a_head_start(cli, monkeypatch, flags, numbers):
-    from protocaffe.backends import head_start
-
-    started = []
-    monkeypatch.setattr(head_start, "head_start", started.append)
-    assert cli("summary", "--model", "nowhere.prototxt", *flags).code == 1
-    assert started == numbers
-
-
-def test_a_head_start_says_nothing():
-    code = "from protocaffe.backends.head_start import head_start; head_start(99).join()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
