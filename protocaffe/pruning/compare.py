@@ -28,7 +28,7 @@ def build(net_param: Any, weights: Iterable[LayerWeights], backend: Backend | No
     from protocaffe.net import Net
 
     net = Net(net_param, kwargs.pop("phase", TEST), backend=backend, **({"seed": 0} | kwargs))
-    net.copy_weights(weights)
+    net.copy_weights(weights, keep_masks=False)
     return net
 
 

@@ -112,7 +112,7 @@ def plan_shrink(
     full = upgrade_net(net_param)
     net = Net(full, TEST, level=level, stages=stages, backend=backend, seed=0)
     try:
-        net.copy_weights(weights)
+        net.copy_weights(weights, keep_masks=False)
         given = {w.name for w in weights if w.blobs}
         missing = [layer.name for layer in net.layers if layer.blobs and layer.name not in given]
         if missing:
