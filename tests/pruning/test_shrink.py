@@ -490,3 +490,26 @@ def test_errors():
     twice = parse_net(IMAGE + conv("a", "data", 6) + conv("a", "a", 6, top="b"))
     with pytest.raises(NetError, match='two layers with parameters are called "a"'):
         plan_shrink(twice, Net(twice).layer_weights())
+
+
+def test_a_mask_fillers_masks_are_those_of_the_file():
+    """A net with mask_filler is made with masks: the weights' own, or none, count."""
+    filler = 'mask_filler { type: "constant" value: 0 }'
+    net = IMAGE + conv("a", "data", 6, more=filler) + conv("b", "a", 4, more=filler)
+    made = masked(net.replace(filler, ""), {"a": [1, 2]})
+    plan = plan_shrink(parse_net(net), made.layer_weights(), backend=made.backend)
+    assert [c.outputs for c in plan.layers] == [(6, 4), (4, 4)]
+    after = build(*apply(plan), made.backend)
+    assert after.params["b"][0].mask is None
+    assert largest_difference(made, after, random_inputs(made)) < EXACT
+
+
+def test_comparing_finds_differences():
+    made = masked(IMAGE + conv("a", "data", 6) + layer("Softmax", "s", "a"), {}, set={("a", 1): [400, 0, 0, 0, 0, 0]})
+    other = build(made.param, made.layer_weights(), made.backend)
+    inputs = random_inputs(made)
+    assert largest_difference(made, other, inputs) == 0
+    other.params["a"][1].data[3] = 4  # the softmax hides it
+    assert largest_difference(made, other, inputs) == pytest.approx(4 / np.abs(made.blobs["a"].data).max())
+    with pytest.raises(NetError, match='the output "s" .* is lost or has another shape'):
+        largest_difference(made, masked(IMAGE + conv("a", "data", 5) + layer("Softmax", "s", "a"), {}), inputs)
