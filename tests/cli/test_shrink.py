@@ -30,7 +30,9 @@ def test_a_smaller_net_is_written(cli, pruned):
     result = cli("shrink", "--model", MODEL, "--weights", "pruned.caffemodel", *OUT,
                  "--also", "models/lenet/train_val.prototxt=small_train.prototxt")  # fmt: skip
     assert result.code == 0, result.err
-    assert "parameters 431,080 -> 109,295 (3.94x fewer); multiply-accumulates an item 2,293,000 -> 646,500" in result.out
+    assert (
+        "parameters 431,080 -> 109,295 (3.94x fewer); multiply-accumulates an item 2,293,000 -> 646,500" in result.out
+    )
     assert "removed 285 channels; of 285 pruned ones 0 stay" in result.out
     assert "500 -> 250" in result.out and "largest relative difference of the outputs" in result.out
     small = protocaffe.Net("small.prototxt", weights="small.caffemodel")
@@ -105,7 +107,7 @@ def test_statistics_are_estimated_anew(cli, normed):
                  "--recalibrate", "normed.prototxt", "--batches", 3)  # fmt: skip
     assert result.code == 0, result.err
     assert "BatchNorm statistics were estimated anew after that" in result.out
-    assert "stays: 1 pruned of a: layer \"b\" (Convolution) reads it" in result.out
+    assert 'stays: 1 pruned of a: layer "b" (Convolution) reads it' in result.out
     net = protocaffe.Net("small.prototxt", protocaffe.TEST, weights="small.caffemodel", seed=0)
     assert net.params["a"][0].shape == (5, 1, 5, 5)
     batches = [np.array(net.forward(["a"])["a"], np.float64) for _ in range(3)]
