@@ -56,7 +56,7 @@ def show(plan: ShrinkPlan, before: Net, after: Net) -> None:
     click.echo("; ".join(totals))
     click.echo(f"removed {plan.removed:,} channels; of {pruned:,} pruned ones {stay:,} stay")
     for s in plan.stays:
-        click.echo(f"stays: {s.count:,} pruned of {s.layer}: {s.reason}")
+        click.echo(f"stays: {s.channels:,} pruned of {s.layer}: {s.reason}")
     for who in plan.unknown:
         click.echo(f"unknown: {who}: all channels that it reads stay")
     for who in plan.inexact:
@@ -69,7 +69,7 @@ def show(plan: ShrinkPlan, before: Net, after: Net) -> None:
 @click.option("--output-model", required=True, metavar="FILE", help="Where to write the smaller net (prototxt).")
 @click.option("--output", required=True, metavar="FILE", help="Where to write its weights (HDF5 if it ends in .h5).")
 @click.option("--also", multiple=True, metavar="FILE=OUTPUT",
-              help="Another prototxt of the same layers (train_val beside deploy) to give the new sizes to.")  # fmt: skip
+              help="Another prototxt of the same layers (train_val beside deploy) to be given the sizes.")  # fmt: skip
 @click.option("--images", metavar="FOLDER", help="Compare both nets on these images too.")
 @click.option("--recalibrate", "data_model", metavar="FILE",
               help="Then estimate BatchNorm statistics anew with the training data of this prototxt, of the net as it "
@@ -77,7 +77,7 @@ def show(plan: ShrinkPlan, before: Net, after: Net) -> None:
 @click.option("--batches", type=click.IntRange(min=1), default=100, show_default=True,
               help="Batches to estimate them from.")  # fmt: skip
 @click.option("--force", is_flag=True,
-              help="Remove also what changes the border under padding, and write whatever the difference is.")  # fmt: skip
+              help="Remove also what changes the border under padding; write whatever the difference.")  # fmt: skip
 @state_options
 @device_options
 def command(
@@ -86,9 +86,9 @@ def command(
 ) -> None:  # fmt: skip
     """Take pruned channels out of a net: a smaller prototxt and caffemodel with the same outputs.
 
-    A channel is pruned when its whole filter is masked or zero. What its bias or normalisation leaves of it, a constant,
-    goes into the layers that read it. Both nets are run, and nothing is written if they differ by more than 1e-5 of the
-    largest output. The comparison runs on the CPU; --gpu is for --recalibrate.
+    A channel is pruned when its whole filter is masked or zero. The constant that its bias or normalisation leaves of
+    it goes into the layers that read it. Both nets are run, and nothing is written if they differ by more than 1e-5 of
+    the largest output. The comparison runs on the CPU; --gpu is for --recalibrate.
     """
     from protocaffe.cli.progress import bar
     from protocaffe.cli.session import split

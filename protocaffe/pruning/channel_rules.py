@@ -1,5 +1,7 @@
-"""How each layer type carries channels from its bottoms to its tops: a pass over a net that collects, in a `Trace`, what
-`shrink` decides on. A type without a rule keeps all channels of its bottoms."""
+"""How each layer type carries channels from its bottoms to its tops: one pass over a net, a `Trace`.
+
+`shrink` decides on what it collects. A type without a rule keeps all channels of its bottoms.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,7 @@ class Trace:
 
     def _walk(self, net: Any) -> None:
         now: dict[str, Channels] = {}
-        for layer, bottoms, tops in zip(
-            net.layers, net.bottom_names.values(), net.top_names.values(), strict=True
-        ):
+        for layer, bottoms, tops in zip(net.layers, net.bottom_names.values(), net.top_names.values(), strict=True):
             ins = [now[b] for b in bottoms]
             shapes = [net.blobs[b].shape for b in bottoms]
             after = [net.blobs[t].shape for t in tops]

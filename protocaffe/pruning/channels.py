@@ -141,7 +141,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Form:
-    """How a weight array is laid out: ``group`` groups of ``outputs`` x ``inputs``, or inputs first (``transposed``)."""
+    """How weights are laid out: ``group`` groups of ``outputs`` x ``inputs``, or inputs first (``transposed``)."""
 
     group: int
     outputs: int

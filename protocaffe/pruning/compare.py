@@ -28,7 +28,7 @@ def build(net_param: Any, weights: Iterable[LayerWeights], backend: Backend | No
     from protocaffe.net import Net
 
     net = Net(net_param, kwargs.pop("phase", TEST), backend=backend, **({"seed": 0} | kwargs))
-    net.copy_weights(weights)
+    net.copy_weights(weights, keep_masks=False)
     return net
 
 
@@ -68,7 +68,7 @@ def compared(net: Net) -> list[str]:
     return list(dict.fromkeys(b for out in net.outputs for b in (out, *net.bottom_names[makers[out]])))
 
 
-def largest_difference(one: Net, two: Net, inputs: Mapping[str, np.ndarray]) -> float:
+def largest_difference(one: Net, two: Net, inputs: Mapping[str, Any]) -> float:
     """The largest difference between two nets' outputs (see `compared`), each relative to its largest value.
 
     Blobs of another shape in ``two`` are left out unless they are outputs (NetError). Nets that read their own data are

@@ -45,7 +45,7 @@ def recalibrate(
     weights = list(weights)
     net = Net(param, TRAIN, backend=backend, seed=seed)
     try:
-        net.copy_weights(weights)
+        net.copy_weights(weights, keep_masks=False)
         norms = {layer.name: layer for layer in net.layers if layer.type == "BatchNorm"}
         if not norms:
             raise ParameterError(f'recalibration: net "{net.name}" has no BatchNorm layer in its TRAIN phase')

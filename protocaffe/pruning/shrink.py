@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from protocaffe.backends import Backend
     from protocaffe.net import Net
 
+
 class LayerChange(NamedTuple):
     """A weighted layer's channels before and after; ``pruned`` of its filters were all zero, ``stay`` of these stay."""
 
@@ -43,7 +44,7 @@ class Stays(NamedTuple):
     """Pruned channels of a layer that could not be removed, and why."""
 
     layer: str
-    count: int
+    channels: int
     reason: str
 
 
@@ -112,7 +113,7 @@ def plan_shrink(
     full = upgrade_net(net_param)
     net = Net(full, TEST, level=level, stages=stages, backend=backend, seed=0)
     try:
-        net.copy_weights(weights)
+        net.copy_weights(weights, keep_masks=False)
         given = {w.name for w in weights if w.blobs}
         missing = [layer.name for layer in net.layers if layer.blobs and layer.name not in given]
         if missing:
@@ -234,7 +235,7 @@ class _Decision:
 
     def _any(self, refused: Iterable[tuple[np.ndarray, str]]) -> bool:
         """Put back all that is refused; whether that was anything."""
-        return any([self._put_back(labels, reason) for labels, reason in refused])
+        return sum(self._put_back(labels, reason) for labels, reason in refused) > 0
 
     def _best(self, labels: np.ndarray) -> np.ndarray:
         """The label to keep of a blob that would lose all: the one whose return brings back the fewest others."""

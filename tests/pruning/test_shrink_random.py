@@ -10,6 +10,7 @@ from protocaffe.pruning import apply, plan_shrink
 from protocaffe.pruning.compare import build, largest_difference, random_inputs
 from tests.support.shrinking import WEIGHTED, conv, data, filters, ip, layer, masked, prune_channels
 
+STEPS = ["conv", "conv", "conv", "group", "deconv", "point", "point", "pool", "join", "cut"]
 POINTWISE = {
     "ReLU": "", "TanH": "", "PReLU": "", "Dropout": "", "BatchNorm": "", "Scale": "scale_param { bias_term: true }",
     "Bias": "", "ELU": "", "Power": "power_param { scale: 0.5 shift: 0.1 }",
@@ -35,7 +36,7 @@ class Draft:
         """Add one random layer."""
         pick = self.draw
         name, channels, extent = self.blobs[pick(st.integers(max(0, len(self.blobs) - 4), len(self.blobs) - 1))]
-        step = pick(st.sampled_from(["conv", "conv", "conv", "group", "deconv", "point", "point", "pool", "join", "cut"]))
+        step = pick(st.sampled_from(STEPS))
         if step in ("conv", "group", "deconv"):
             group = 1
             if step == "group" or (step == "deconv" and pick(st.booleans())):
@@ -86,7 +87,8 @@ class Draft:
             if self.draw(st.booleans()):
                 self.text += layer("Flatten", f"f{i}", end)
                 end = f"f{i}"
-            self.text += ip(f"h{i}", end, 5, transpose) + layer("ReLU", f"hr{i}", f"h{i}") + ip(f"o{i}", f"hr{i}", 3, transpose)
+            self.text += ip(f"h{i}", end, 5, transpose) + layer("ReLU", f"hr{i}", f"h{i}")
+            self.text += ip(f"o{i}", f"hr{i}", 3, transpose)
         read = {b for line in self.text.splitlines() for b in line.split('bottom: "')[1:]}
         loose = [b[0] for b in self.blobs if not any(r.startswith(b[0] + '"') for r in read)]
         return self.text + "".join(layer("Silence", f"quiet_{b}", b).replace(f'top: "quiet_{b}"', "") for b in loose)
@@ -134,7 +136,7 @@ def test_random_nets(text, seed, share, quiet):
         assert largest_difference(made, after, inputs) < 1e-9
     for change in plan.layers:
         assert 1 <= change.outputs[1] <= change.outputs[0] and change.stay <= change.pruned
-    assert sum(s.count for s in plan.stays) == sum(c.stay for c in plan.layers)
+    assert sum(s.channels for s in plan.stays) == sum(c.stay for c in plan.layers)
     again = plan_shrink(small, weights, backend=made.backend)
     assert largest_difference(after, build(*apply(again), made.backend), inputs) < 1e-9
 

@@ -110,7 +110,7 @@ def test_one_constant_stands_for_all_under_padding():
     net = IMAGE + conv("a", "data", 8) + conv("b", "a", 5, more="pad: 1")
     made = shrink(net, {"a": [1, 3, 4, 6]}, set={("a", 1): np.arange(1, 9)})
     assert made.outputs["a"] == 5 and made.difference < EXACT
-    assert sum(s.count for s in made.plan.stays) == 1
+    assert sum(s.channels for s in made.plan.stays) == 1
 
 
 def test_force_removes_it_and_says_so():
@@ -171,14 +171,24 @@ def test_prelu_with_one_slope():
     ],
 )
 def test_pooling(options, left):
-    net = IMAGE + conv("a", "data", 6) + layer("ReLU", "r", "a") + layer("Pooling", "p", "r", f"pooling_param {{ {options} }}")
+    net = (
+        IMAGE
+        + conv("a", "data", 6)
+        + layer("ReLU", "r", "a")
+        + layer("Pooling", "p", "r", f"pooling_param {{ {options} }}")
+    )
     got = shrink(net + ip("b", "p", 4), {"a": [0, 5]}, set={("a", 1): [1, 1, 1, 1, 1, -1]})
     assert got.outputs["a"] == left and got.difference < EXACT
 
 
 @pytest.mark.parametrize(("region", "left"), [("ACROSS_CHANNELS", 6), ("WITHIN_CHANNEL", 4)])
 def test_lrn(region, left):
-    net = IMAGE + conv("a", "data", 6) + layer("ReLU", "r", "a") + layer("LRN", "n", "r", f"lrn_param {{ norm_region: {region} }}")
+    net = (
+        IMAGE
+        + conv("a", "data", 6)
+        + layer("ReLU", "r", "a")
+        + layer("LRN", "n", "r", f"lrn_param {{ norm_region: {region} }}")
+    )
     got = shrink(net + conv("b", "n", 4), {"a": [0, 5]}, set={("a", 1): -1})
     assert got.outputs["a"] == left and got.difference < EXACT
     assert ("divides by the channels beside it" in got.reasons("a")) == (left == 6)
@@ -244,7 +254,12 @@ def test_depthwise_goes_with_its_producer(where, multiplier):
 
 
 def test_a_depthwise_layer_whose_channel_must_stay():
-    net = IMAGE + conv("a", "data", 6, 1) + conv("dw", "a", 6, more="group: 6 pad: 1") + layer("Eltwise", "e", ["a", "dw"])
+    net = (
+        IMAGE
+        + conv("a", "data", 6, 1)
+        + conv("dw", "a", 6, more="group: 6 pad: 1")
+        + layer("Eltwise", "e", ["a", "dw"])
+    )
     got = shrink(net + conv("b", "e", 4), {"dw": [1, 4]}, set={("dw", 1): 0})
     assert got.outputs == {"a": 6, "dw": 6, "b": 4} and got.difference < EXACT
     assert "Eltwise" in got.reasons("dw")
@@ -285,13 +300,24 @@ def test_concat_and_slice():
 
 
 def test_equal_slices_become_unequal():
-    net = IMAGE + conv("a", "data", 6) + layer("Slice", "cut", "a", top=["s1", "s2"]) + conv("b", "s1", 3) + conv("c", "s2", 3)
+    net = (
+        IMAGE
+        + conv("a", "data", 6)
+        + layer("Slice", "cut", "a", top=["s1", "s2"])
+        + conv("b", "s1", 3)
+        + conv("c", "s2", 3)
+    )
     got = shrink(net, {"a": [0, 1, 4]})
     assert got.after.blobs["s1"].shape[1] == 1 and got.after.blobs["s2"].shape[1] == 2 and got.difference < EXACT
 
 
 def test_concat_of_the_batch_couples():
-    net = IMAGE + conv("a", "data", 5) + conv("b", "data", 5) + layer("Concat", "cat", ["a", "b"], "concat_param { axis: 0 }")
+    net = (
+        IMAGE
+        + conv("a", "data", 5)
+        + conv("b", "data", 5)
+        + layer("Concat", "cat", ["a", "b"], "concat_param { axis: 0 }")
+    )
     got = shrink(net + conv("c", "cat", 4), {"a": [0, 1], "b": [1, 2]}, set={("a", 1): 0, ("b", 1): 0})
     assert (got.outputs["a"], got.outputs["b"]) == (4, 4) and got.difference < EXACT
 
@@ -316,8 +342,11 @@ def test_a_residual_stage_loses_what_all_its_producers_have_pruned():
 @pytest.mark.parametrize(("operation", "left"), [("SUM", 5), ("PROD", 4), ("MAX", 5)])
 def test_eltwise(operation, left):
     coeff = "coeff: 2 coeff: -1" if operation == "SUM" else ""
-    net = IMAGE + conv("a", "data", 6) + conv("b", "data", 6) + layer(
-        "Eltwise", "e", ["a", "b"], f"eltwise_param {{ operation: {operation} {coeff} }}"
+    net = (
+        IMAGE
+        + conv("a", "data", 6)
+        + conv("b", "data", 6)
+        + layer("Eltwise", "e", ["a", "b"], f"eltwise_param {{ operation: {operation} {coeff} }}")
     )
     got = shrink(net + conv("c", "e", 4), {"a": [0, 1], "b": [1]}, set={("a", 1): 0, ("b", 1): 0.5})
     assert (got.outputs["a"], got.outputs["b"]) == (left, left) and got.difference < EXACT
@@ -337,7 +366,7 @@ def test_bias_by_a_second_bottom_that_cannot_shrink():
     assert got.outputs["a"] == 6 and "cannot be removed" in got.reasons("a")
 
 
-# ------------------------------------------------------------------------------------------------------ shapes and views
+# ----------------------------------------------------------------------------------------------------- shapes and views
 @pytest.mark.parametrize(
     ("dims", "left"),
     [((0, -1), 4), ((0, 0, 36), 4), ((2, 6, 36), 4), ((0, 6, -1), 4), ((0, 2, 3, -1), 6)],
@@ -353,20 +382,34 @@ def test_reshape(dims, left):
 
 def test_permute_before_inner_product():
     order = "permute_param { order: 0 order: 2 order: 3 order: 1 }"
-    net = IMAGE + conv("a", "data", 6) + layer("Permute", "x", "a", order) + layer("Flatten", "f", "x") + ip("b", "f", 4)
+    net = (
+        IMAGE + conv("a", "data", 6) + layer("Permute", "x", "a", order) + layer("Flatten", "f", "x") + ip("b", "f", 4)
+    )
     got = shrink(net, {"a": [1, 2]})
     assert got.outputs["a"] == 4 and got.difference < EXACT
 
 
 def test_permute_before_a_convolution_keeps():
-    net = IMAGE + conv("a", "data", 6) + layer("Permute", "x", "a", "permute_param { order: 0 order: 2 order: 1 }") + conv("b", "x", 4)
+    net = (
+        IMAGE
+        + conv("a", "data", 6)
+        + layer("Permute", "x", "a", "permute_param { order: 0 order: 2 order: 1 }")
+        + conv("b", "x", 4)
+    )
     got = shrink(net, {"a": [1, 2]})
     assert got.outputs["a"] == 6 and "works along axis 1" in got.reasons("a")
 
 
 def test_crop_tile_and_reduction():
-    net = IMAGE + conv("a", "data", 6) + data(2, 9, 4, 4, name="like") + layer("Crop", "x", ["a", "like"], "crop_param { offset: 1 }")
-    net += layer("Tile", "t", "x", "tile_param { tiles: 2 }") + layer("Reduction", "s", "t", "reduction_param { axis: 2 }")
+    net = (
+        IMAGE
+        + conv("a", "data", 6)
+        + data(2, 9, 4, 4, name="like")
+        + layer("Crop", "x", ["a", "like"], "crop_param { offset: 1 }")
+    )
+    net += layer("Tile", "t", "x", "tile_param { tiles: 2 }") + layer(
+        "Reduction", "s", "t", "reduction_param { axis: 2 }"
+    )
     got = shrink(net + ip("b", "s", 4), {"a": [1, 2]}, set={("a", 1): [1, 1, 0, 1, 1, 1]})
     assert got.outputs["a"] == 5 and got.difference < EXACT
     assert got.after.params["b"][0].shape == (4, 10)
@@ -388,7 +431,9 @@ def test_shared_parameters_couple():
     net = IMAGE + data(2, 3, 8, 8, name="two") + "".join(one) + conv("c", "a", 4) + conv("d", "b", 4)
     got = shrink(net, {"a": [1, 2]})
     assert (got.outputs["a"], got.outputs["b"]) == (4, 4) and got.difference < EXACT
-    got = shrink(net.replace('"c" type', '"relu" type: "ReLU" bottom: "a" top: "a" } layer { name: "c" type'), {"a": [1, 2]})
+    got = shrink(
+        net.replace('"c" type', '"relu" type: "ReLU" bottom: "a" top: "a" } layer { name: "c" type'), {"a": [1, 2]}
+    )
     assert (got.outputs["a"], got.outputs["b"]) == (4, 4) and got.difference < EXACT
 
 
@@ -410,8 +455,10 @@ def test_parameters_shared_in_another_form_stay():
     assert (got.outputs["a"], got.outputs["b"]) == (6, 6) and "another form" in got.reasons("a")
 
 
-# ----------------------------------------------------------------------------------------------- models, files, training
-@pytest.mark.parametrize("name", ["lenet", "mnist_cnn", "resnet18_fashion_mnist", "squeezenet", "mobilenet_v1", "googlenet"])
+# ---------------------------------------------------------------------------------------------- models, files, training
+@pytest.mark.parametrize(
+    "name", ["lenet", "mnist_cnn", "resnet18_fashion_mnist", "squeezenet", "mobilenet_v1", "googlenet"]
+)
 def test_models(name):
     net = read_net(resource_path("models") / name / "deploy.prototxt")
     if name not in ("lenet", "mnist_cnn", "resnet18_fashion_mnist", "googlenet"):
@@ -458,7 +505,8 @@ def test_masks_go_along_and_training_goes_on(tmp_path):
     build(small, weights).save(tmp_path / "small.caffemodel")
     assert plan.edits["a"].num_output == 4 and plan.edits["b"].num_output == 4
 
-    solver = parse_solver('base_lr: 0.1 momentum: 0.9 weight_decay: 0.01 lr_policy: "fixed" random_seed: 1 snapshot_after_train: false')
+    solver = parse_solver('base_lr: 0.1 momentum: 0.9 weight_decay: 0.01 lr_policy: "fixed" random_seed: 1')
+    solver.snapshot_after_train = False
     solver.net_param.CopyFrom(read_net(tmp_path / "small.prototxt"))
     run = get_solver(solver)
     run.net.copy_from(tmp_path / "small.caffemodel")
@@ -475,7 +523,8 @@ def test_masks_go_along_and_training_goes_on(tmp_path):
 
 
 def test_another_prototxt_of_the_same_layers_gets_the_sizes():
-    deploy = parse_net(TRAINED.split(data(4, name="label"))[0] + TRAINED.split(data(4, name="label"))[1].split('layer { name: "loss"')[0])
+    deploy = parse_net(TRAINED)
+    del deploy.layer[-1], deploy.layer[1]  # loss and label
     made = masked(deploy, {"a": [0, 3]})
     plan = plan_shrink(deploy, made.layer_weights(), backend=made.backend)
     train = edit_net(plan, parse_net(TRAINED))
@@ -490,3 +539,26 @@ def test_errors():
     twice = parse_net(IMAGE + conv("a", "data", 6) + conv("a", "a", 6, top="b"))
     with pytest.raises(NetError, match='two layers with parameters are called "a"'):
         plan_shrink(twice, Net(twice).layer_weights())
+
+
+def test_a_mask_fillers_masks_are_those_of_the_file():
+    """A net with mask_filler is made with masks: the weights' own, or none, count."""
+    filler = 'mask_filler { type: "constant" value: 0 }'
+    net = IMAGE + conv("a", "data", 6, more=filler) + conv("b", "a", 4, more=filler)
+    made = masked(net.replace(filler, ""), {"a": [1, 2]})
+    plan = plan_shrink(parse_net(net), made.layer_weights(), backend=made.backend)
+    assert [c.outputs for c in plan.layers] == [(6, 4), (4, 4)]
+    after = build(*apply(plan), made.backend)
+    assert after.params["b"][0].mask is None
+    assert largest_difference(made, after, random_inputs(made)) < EXACT
+
+
+def test_comparing_finds_differences():
+    made = masked(IMAGE + conv("a", "data", 6) + layer("Softmax", "s", "a"), {}, set={("a", 1): [400, 0, 0, 0, 0, 0]})
+    other = build(made.param, made.layer_weights(), made.backend)
+    inputs = random_inputs(made)
+    assert largest_difference(made, other, inputs) == 0
+    other.params["a"][1].data[3] = 4  # the softmax hides it
+    assert largest_difference(made, other, inputs) == pytest.approx(4 / np.abs(made.blobs["a"].data).max())
+    with pytest.raises(NetError, match=r'the output "s" .* is lost or has another shape'):
+        largest_difference(made, masked(IMAGE + conv("a", "data", 5) + layer("Softmax", "s", "a"), {}), inputs)
