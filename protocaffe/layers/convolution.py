@@ -146,7 +146,9 @@ class BaseConvolution(Layer):
                 ParameterError,
                 f"group {self.group} must divide the {self.channels} input channels and num_output {self.num_output}",
             )
-        self.add_param(self.weight_shape(), p.weight_filler, prunable=True, mask_filler=self.mask_filler())
+        self.add_param(
+            self.weight_shape(), p.weight_filler, prunable=True, mask_filler=self.mask_filler(), **self.weight_outputs()
+        )
         self.bias_term = p.bias_term
         if p.bias_term:
             self.add_param((self.num_output,), p.bias_filler)
@@ -154,6 +156,10 @@ class BaseConvolution(Layer):
     def weight_shape(self) -> tuple[int, ...]:
         """Outputs, inputs of a group, kernel."""
         return (self.num_output, self.channels // self.group, *self.kernel)
+
+    def weight_outputs(self) -> dict[str, int]:
+        """Where the outputs lie in `weight_shape`, as `add_param` takes it."""
+        return {"output_axis": 0}
 
     @property
     def engine(self) -> str:
