@@ -35,8 +35,12 @@ BATCHES = 10
 @click.option("--min-keep", type=float, metavar="N",
               help="What every layer keeps at least: a share below 1, or a number of weights (channels). Default: 1 %, "
               "or half of what the sparsity leaves where that is less.")  # fmt: skip
-@click.option("--batches", type=click.IntRange(min=1), metavar="N",
-              help=f"Of the methods with gradients: batches of the TRAIN phase's data to run. Default: {BATCHES}.")
+@click.option(
+    "--batches",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Of the methods with gradients: batches of the TRAIN phase's data to run. Default: {BATCHES}.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Of the random method, and of what is random in the batches. "
               "Default: 0.")  # fmt: skip
 @click.option("--bias", is_flag=True, help="Of the channel methods: prune a channel's bias too, and the factor and "

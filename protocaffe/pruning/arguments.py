@@ -84,9 +84,11 @@ def pruning_arguments(param: Any, layers: Sequence[str], who: str = "pruning_par
     min_keep = decimal(param.min_keep) if param.HasField("min_keep") else None
     if min_keep is not None and not 0 <= min_keep < np.inf:
         fail(f"min_keep must be a share or a number of weights, got {min_keep:g}")
-    named = {
-        "method": param.Method.Name(param.method).lower().replace("_", "-"), "scope": param.Scope.Name(param.scope).lower(),
-        "layer_sparsity": own, "min_keep": min_keep, "exclude": tuple(exclude),
+    method, scope = (
+        name.lower().replace("_", "-") for name in (param.Method.Name(param.method), param.Scope.Name(param.scope))
+    )
+    named: dict[str, Any] = {
+        "method": method, "scope": scope, "layer_sparsity": own, "min_keep": min_keep, "exclude": tuple(exclude),
     }  # fmt: skip
     if param.HasField("n") or param.HasField("m"):
         if not (param.HasField("n") and param.HasField("m")):

@@ -6,7 +6,8 @@ l1-channels      the mean |w| of its filter, its L1 norm over its size, so that 
                  1608.08710)
 scale-channels   |gamma| of the Scale behind it (Liu et al. 2017, arXiv 1708.06519); following.py
 taylor-channels  |sum over pixels of a g|, a the channel's activations and g their gradients, averaged over images and
-                 batches, then over the L2 norm of the layer's scores (Molchanov et al. 2017, arXiv 1611.06440); taylor.py
+                 batches, then over the L2 norm of the layer's scores (Molchanov et al. 2017, arXiv 1611.06440);
+                 taylor.py
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def l1_channels(weights: Sequence[Weights]) -> list[np.ndarray]:
 
 def alive_channels(w: Weights) -> np.ndarray:
     """Which outputs have weights that are not pruned."""
-    return w.lies.rows(w.alive).any(axis=1)
+    return np.asarray(w.lies.rows(w.alive).any(axis=1))
 
 
 def choose_channels(
@@ -45,9 +46,7 @@ def choose_channels(
 
     As `choose_masks`, but ``scores`` has a value for each output, and sparsity, shares and ``min_keep`` count outputs.
     """
-    channels = [
-        Weights(w.name, score, alive_channels(w), w.lies) for w, score in zip(weights, scores, strict=True)
-    ]
+    channels = [Weights(w.name, score, alive_channels(w), w.lies) for w, score in zip(weights, scores, strict=True)]
     return choose_masks(channels, scores, sparsity, scope, layer_sparsity, min_keep, exclude)
 
 

@@ -137,8 +137,8 @@ def _matched(
         if array is None or array.size != np.prod(shape):
             if w.name not in exclude:
                 raise ParameterError(
-                    f'{method} needs gradients, but the TRAIN phase of "{training.source}" has no layer "{w.name}" with '
-                    "weights of this shape: exclude it"
+                    f'{method} needs gradients, but the TRAIN phase of "{training.source}" has no layer "{w.name}" '
+                    "with weights of this shape: exclude it"
                 )
             array = np.zeros(shape)
         out.append(array.reshape(shape))

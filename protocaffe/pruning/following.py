@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where the channels of a layer are to be seen: ``top`` of layer number ``index``, along ``axis``."""
+    """Where the channels of a layer are to be seen: ``top`` of layer number ``layer``, along ``axis``."""
 
-    index: int
+    layer: int
     top: str
     axis: int
 

@@ -89,7 +89,7 @@ def check_trainable(net: Net, what: str, exclude: Collection[str] = ()) -> None:
     if not any(net.blob_loss_weights.values()):
         raise ParameterError(f'{what} needs gradients, but "{net.source}" has no loss in the TRAIN phase')
     if net.inputs or not any(layer.is_source for layer in net.layers):
-        inputs = f': its inputs {", ".join(net.inputs)} are for others to fill' if net.inputs else ""
+        inputs = f": its inputs {', '.join(net.inputs)} are for others to fill" if net.inputs else ""
         raise ParameterError(f'{what} needs data, but "{net.source}" reads none in the TRAIN phase{inputs}')
     for users in users_of_weights(net):
         if users[0].name not in exclude and not any(user.gets_gradient for user in users):

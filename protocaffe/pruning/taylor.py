@@ -74,7 +74,7 @@ def _watch(net: Net, place: Place, score: np.ndarray) -> list[Handle]:
     """Add to ``score`` at each pass: values right behind the layer, before one in place writes over them, and their
     gradients right before its backward pass, when all that follow have been there."""
     held: list[np.ndarray] = []
-    blob, name = net.blobs[place.top], net.layers[place.index].name
+    blob, name = net.blobs[place.top], net.layers[place.layer].name
 
     def take(_: str) -> None:
         held[:] = [blob.data.copy()]
