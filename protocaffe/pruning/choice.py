@@ -56,7 +56,8 @@ def choose_masks(
         extents, see `erk_densities`
     layer_sparsity : {name: share} for layers with a share of their own; they take no part in scope and ``sparsity``
     min_keep : what every layer keeps at least: below 1 a share of its weights, from 1 on a number of weights; by
-        default 1 %, or half of what its share leaves where that is less
+        default 1 %, or half of what its share leaves where that is less, but one weight at least: of the default the
+        sparsity may fall short by as much
     exclude : names of layers that are left as they are; they take no part either
 
     Notes
@@ -81,10 +82,11 @@ def choose_masks(
         shares |= {i: 1 - density for i, density in zip(ranked, densities, strict=True)}
     for i, share in shares.items():
         ready = _ready(weights[i], scores[i], share, min_keep)
-        masks[i] = _keep_best([ready], share, f'layer "{weights[i].name}"')[0]
+        masks[i] = _keep_best([ready], share, f'layer "{weights[i].name}"', min_keep is not None)[0]
     if scope == "global" and ranked:
         ready_all = [_ready(weights[i], scores[i], sparsity, min_keep) for i in ranked]
-        for i, mask in zip(ranked, _keep_best(ready_all, sparsity, "the net"), strict=True):
+        chosen = _keep_best(ready_all, sparsity, "the net", min_keep is not None)
+        for i, mask in zip(ranked, chosen, strict=True):
             masks[i] = mask
     return masks
 
@@ -182,17 +184,20 @@ def _smallest(score: np.ndarray, count: int) -> np.ndarray:
     return below
 
 
-def _keep_best(scores: list[np.ndarray], sparsity: float, who: str) -> list[np.ndarray]:
-    """Prune the lowest scores of all arrays together until at least ``sparsity`` of them is gone."""
+def _keep_best(scores: list[np.ndarray], sparsity: float, who: str, strict: bool) -> list[np.ndarray]:
+    """Prune the lowest scores of all arrays together until at least ``sparsity`` of them is gone.
+
+    Where those kept in any case are too many: an error if ``strict``, as near as can be if not.
+    """
     flat = np.concatenate([s.ravel() for s in scores]) if scores else np.zeros(0)
     count = math.ceil(round(sparsity * flat.size, 6))  # round: 0.9 * 430500 is 387450.00000000006
     count = max(count, int(np.count_nonzero(flat == -np.inf)))
     free = int(np.count_nonzero(flat != np.inf))
-    if count > free:
+    if count > free and strict:
         raise ParameterError(
             f"pruning: {who} cannot reach a sparsity of {sparsity:g}: min_keep holds {flat.size - free} of "
             f"{flat.size}, so at most {free / flat.size:g}"
         )
-    pruned = _smallest(flat, count)
+    pruned = _smallest(flat, min(count, free))
     ends = np.cumsum([s.size for s in scores])[:-1]
     return [~part.reshape(s.shape) for part, s in zip(np.split(pruned, ends), scores, strict=True)]
