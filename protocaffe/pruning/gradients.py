@@ -109,10 +109,10 @@ def passes(net: Net, batches: int) -> Iterator[float]:
     for _ in range(batches):
         net.clear_param_diffs()
         net.run_forward()
-        net.run_backward()
         loss = net.loss()
         if not math.isfinite(loss):
             raise DivergedError(f'"{net.source}": the loss is {loss}; first bad: {net.first_bad() or "nothing else"}')
+        net.run_backward()
         yield loss
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,7 +19,8 @@ SHARED = 'param { name: "w" } param { name: "b" }'
 
 def scale(name: str, bottom: str) -> str:
     filler = 'filler { type: "uniform" min: 0.5 max: 1.5 } bias_filler { type: "gaussian" std: 0.5 }'
-    return f'layer {{ name: "{name}" type: "Scale" bottom: "{bottom}" top: "{bottom}" scale_param {{ bias_term: true {filler} }} }}\n'  # noqa: E501
+    layer = f'name: "{name}" type: "Scale" bottom: "{bottom}" top: "{bottom}"'
+    return f"layer {{ {layer} scale_param {{ bias_term: true {filler} }} }}\n"
 
 
 DATA = """
@@ -38,9 +40,11 @@ layer {{ name: "turned" type: "InnerProduct" bottom: "conv" top: "turned"
   inner_product_param {{ num_output: 8 transpose: true {FILL} }} }}
 {scale("scale_turned", "turned")}
 layer {{ name: "tanh" type: "TanH" bottom: "turned" top: "turned" }}
-layer {{ name: "one" type: "InnerProduct" bottom: "turned" top: "one" {SHARED} inner_product_param {{ num_output: 8 {FILL} }} }}
+layer {{ name: "one" type: "InnerProduct" bottom: "turned" top: "one" {SHARED}
+  inner_product_param {{ num_output: 8 {FILL} }} }}
 {scale("scale_one", "one")}
-layer {{ name: "two" type: "InnerProduct" bottom: "one" top: "two" {SHARED} inner_product_param {{ num_output: 8 {FILL} }} }}
+layer {{ name: "two" type: "InnerProduct" bottom: "one" top: "two" {SHARED}
+  inner_product_param {{ num_output: 8 {FILL} }} }}
 {scale("scale_two", "two")}
 layer {{ name: "out" type: "InnerProduct" bottom: "two" top: "out" inner_product_param {{ num_output: 3 {FILL} }} }}
 """
@@ -68,7 +72,10 @@ def parameters(net: protocaffe.Net) -> dict[str, list[np.ndarray]]:
 
 
 def loss(
-    p: Mapping[str, list[np.ndarray]], data: np.ndarray, target: np.ndarray, gates: Mapping[str, np.ndarray] = {}
+    p: Mapping[str, list[np.ndarray]],
+    data: np.ndarray,
+    target: np.ndarray,
+    gates: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> float:
     """The net's loss; ``gates`` multiply the outputs (image, output) of layers, behind their Scale."""
 
