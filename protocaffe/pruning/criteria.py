@@ -146,7 +146,7 @@ def _matched(
 
 
 def scale_channels(net: Net, exclude: Collection[str] = ()) -> list[np.ndarray]:
-    """For each of `prunable_weights` |gamma| of the Scale behind it; added up where layers share a weight."""
+    """For each of `prunable_weights` |gamma| of the Scale behind it; the mean where layers share a weight."""
     out = []
     for users in users_of_weights(net):
         outputs = users[0].blob.layout.outputs if users[0].blob.layout else 0
@@ -154,7 +154,7 @@ def scale_channels(net: Net, exclude: Collection[str] = ()) -> list[np.ndarray]:
         for user in users:
             index = scale_behind(net, user)
             if index is not None:
-                score += np.abs(net.layers[index].blobs[0].data.astype(np.float64))
+                score += np.abs(net.layers[index].blobs[0].data.astype(np.float64)) / len(users)
             elif user.name not in exclude:
                 raise ParameterError(
                     f"pruning: scale-channels: {user.wire.layer.describe()} has no Scale with a factor for each output "

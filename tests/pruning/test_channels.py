@@ -47,13 +47,13 @@ def test_l1_is_the_mean_magnitude_of_an_outputs_weights():
     np.testing.assert_allclose(scores[2], np.abs(p["one"][0]).mean(1), rtol=1e-6)
 
 
-def test_scale_is_gamma_of_the_scale_behind_and_adds_up_where_weights_are_shared():
+def test_scale_is_gamma_of_the_scale_behind_and_the_mean_where_weights_are_shared():
     net = nets.make()
     scores, _ = net_scores(net, "scale-channels", exclude=["out"])
     p = nets.parameters(net)
     np.testing.assert_allclose(scores[0], np.abs(p["scale"][0]))
     np.testing.assert_allclose(scores[1], np.abs(p["scale_turned"][0]))
-    np.testing.assert_allclose(scores[2], np.abs(p["scale_one"][0]) + np.abs(p["scale_two"][0]))
+    np.testing.assert_allclose(scores[2], (np.abs(p["scale_one"][0]) + np.abs(p["scale_two"][0])) / 2)
     with pytest.raises(ParameterError, match=r'layer "out" \(InnerProduct\) has no Scale'):
         net_scores(net, "scale-channels")
 
