@@ -201,7 +201,9 @@ def test_a_bias_that_another_layer_needs_whole_is_refused_before_anything_change
         'name: "turned" type', 'name: "turned" param { } param { name: "x" } type'
     )
     net = nets.make(nets.DATA + named)
-    with pytest.raises(ParameterError, match=r'parameter "turned\[1\]" of layer "turned" .*also belongs to layer "out"'):
+    with pytest.raises(
+        ParameterError, match=r'parameter "turned\[1\]" of layer "turned" .*also belongs to layer "out"'
+    ):
         prune_by(net, PruningArguments("l1-channels", sparsity=0.5), with_bias=True)
     assert all(w.mask is None for w in prunable_weights(net))
 
@@ -213,3 +215,22 @@ def test_what_does_not_go_together():
         prune_by(nets.make(), PruningArguments(sparsity=0.5), with_bias=True)
     with pytest.raises(ParameterError, match='method must be one of magnitude, .*got "best"'):
         prune_by(nets.make(), PruningArguments("best", sparsity=0.5))
+
+
+def test_a_grouped_deconvolution_loses_outputs_of_its_groups():
+    """Its weights lie as (inputs, outputs of a group, kernel): output 4 of 6 is the second of the second group."""
+    net = nets.make(
+        'layer { name: "x" type: "DummyData" top: "x" dummy_data_param { shape { dim: 2 dim: 4 dim: 3 dim: 3 }'
+        ' data_filler { type: "gaussian" std: 1 } } }\n'
+        'layer { name: "up" type: "Deconvolution" bottom: "x" top: "up"'
+        f" convolution_param {{ num_output: 6 kernel_size: 2 group: 2 {nets.FILL} }} }}\n"
+        f'layer {{ name: "ip" type: "InnerProduct" bottom: "up" top: "ip" inner_product_param {{ num_output: 2 {nets.FILL} }} }}'  # noqa: E501
+    )
+    weight = net.params["up"][0]
+    weight.data[2:, 1] *= 1e-3
+    result = prune_by(net, PruningArguments("l1-channels", sparsity=1 / 6), with_bias=True)
+    assert result.channels == {"up": (5, 6)}
+    assert np.argwhere(~weight.mask.any(axis=(2, 3))).tolist() == [[2, 1], [3, 1]]
+    net.run_forward()
+    top = net.blobs["up"].data
+    assert [bool(top[:, i].any()) for i in range(6)] == [True] * 4 + [False, True]

@@ -56,9 +56,7 @@ def test_erk_holds_a_layer_at_one_and_gives_the_rest_to_the_others():
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4), min_size=1, max_size=5), st.floats(0, 0.99)
-)
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=4), min_size=1, max_size=5), st.floats(0, 0.99))
 def test_erk_keeps_the_total_and_its_proportions(shapes, sparsity):
     densities = np.array(erk_densities(shapes, sparsity))
     sizes = np.array([np.prod(s) for s in shapes], float)
@@ -103,7 +101,7 @@ def test_excluded_layers_stay_and_do_not_count(scope):
 def test_ties_go_in_stored_order_whatever_the_scope(scope, dtype):
     weights = [Weights("a", np.ones((4, 10), np.float32)), Weights("b", np.ones((4, 10), np.float32))]
     masks = choose_masks(weights, [np.zeros((4, 10), dtype)] * 2, 0.5, scope, min_keep=0)
-    first, second = ([40, 0] if scope == "global" else [20, 20])
+    first, second = [40, 0] if scope == "global" else [20, 20]
     for mask, count in zip(masks, (first, second), strict=True):
         assert mask.ravel().tolist() == [False] * count + [True] * (40 - count)
 

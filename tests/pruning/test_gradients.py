@@ -111,7 +111,9 @@ def test_scoring_while_training_leaves_no_trace(method, data, tmp_path):
         source = feeds.write_items(tmp_path / "db", feeds.random_items(37, (4, 5, 5)))
         target = 'layer { name: "target" type: "DummyData" top: "target" dummy_data_param { shape { dim: 5 dim: 3 }'
         target += ' data_filler { type: "gaussian" std: 1 } } }'
-        text = text.replace(nets.DATA, feeds.data_layer(source, 5, "shuffle: true", "scale: 0.01", label=False) + target)
+        text = text.replace(
+            nets.DATA, feeds.data_layer(source, 5, "shuffle: true", "scale: 0.01", label=False) + target
+        )
     ends = []
     for looked_at in (False, True):
         solver = noisy_solver(text)
