@@ -10,11 +10,11 @@ import numpy as np
 
 from protocaffe.errors import ParameterError
 from protocaffe.pruning.arguments import PruningArguments
-from protocaffe.pruning.channels import alive_channels, channel_masks, choose_channels, l1_channels
 from protocaffe.pruning.choice import check_names
 from protocaffe.pruning.following import companions, output_layers, scale_behind
 from protocaffe.pruning.gradients import gradient_moments
 from protocaffe.pruning.net import prunable_weights, set_masks, sparsity_of_net, users_of_weights
+from protocaffe.pruning.outputs import alive_channels, channel_masks, choose_channels, l1_channels
 from protocaffe.pruning.report import SparsityReport
 from protocaffe.pruning.scores import first_order_scores, magnitude_scores, random_scores, second_order_scores
 from protocaffe.pruning.taylor import taylor_channels

@@ -125,7 +125,7 @@ def test_min_keep_holds_in_every_scope(scope):
         for mask, count in zip(choose_masks(weights, scores, 0.9, scope, min_keep=keep), counts, strict=True):
             assert mask.sum() >= count
     if scope != "global":
-        with pytest.raises(ParameterError, match='layer "conv1" cannot reach a sparsity of 0.95: min_keep holds 20 of'):
+        with pytest.raises(ParameterError, match=r'layer "conv1" cannot reach a sparsity of 0.95: min_keep holds 20'):
             choose_masks(weights, scores, 0.95, "uniform", min_keep=20)
 
 

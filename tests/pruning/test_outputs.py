@@ -8,10 +8,16 @@ from protocaffe.errors import ParameterError
 from protocaffe.io import parse_net, parse_solver
 from protocaffe.layout import WeightLayout
 from protocaffe.pruning import (
-    PruningArguments, Weights, channel_masks, choose_channels, net_scores, prunable_weights, prune_by,
+    PruningArguments,
+    Weights,
+    channel_masks,
+    choose_channels,
+    net_scores,
+    prunable_weights,
+    prune_by,
 )  # fmt: skip
-from protocaffe.pruning.channels import l1_channels
 from protocaffe.pruning.following import output_layers
+from protocaffe.pruning.outputs import l1_channels
 from tests.support import pruning_nets as nets
 
 
@@ -72,7 +78,7 @@ def scale_between(kind):
 
 @pytest.mark.parametrize("kind", ["relu", "axis", "all", "two_readers"])
 def test_a_scale_that_is_not_the_channels_own_is_not_taken(kind):
-    with pytest.raises(ParameterError, match='layer "c" .Convolution. has no Scale'):
+    with pytest.raises(ParameterError, match=r'layer "c" .Convolution. has no Scale'):
         net_scores(scale_between(kind), "scale-channels")
 
 
@@ -213,7 +219,7 @@ def test_what_does_not_go_together():
         prune_by(nets.make(), PruningArguments("l1-channels", n=2, m=4))
     with pytest.raises(ParameterError, match="biases go with whole outputs, magnitude prunes single weights"):
         prune_by(nets.make(), PruningArguments(sparsity=0.5), with_bias=True)
-    with pytest.raises(ParameterError, match='method must be one of magnitude, .*got "best"'):
+    with pytest.raises(ParameterError, match=r'method must be one of magnitude, .*got "best"'):
         prune_by(nets.make(), PruningArguments("best", sparsity=0.5))
 
 
