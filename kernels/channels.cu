@@ -40,27 +40,29 @@ KERNEL channel_moments(long rows, long chunks, long images, long channels, long 
   }
 }
 
-// The chunks' moments put together (Chan, Golub and LeVeque 1979); factors[c] = (mean, 1 / sqrt(variance + eps)).
+// The chunks' moments put together; factors[c] = (mean, 1 / sqrt(variance + eps)).
 // running: Caffe's three blobs, sums that decay by `decay` and grow by the mean, the unbiased variance, and 1.
 KERNEL channel_statistics(long channels, long chunks, long images, long inner, const real* partial, real eps, real decay,
                           real* factors, store* running_mean, store* running_variance, store* running_factor) {
-  FOR_EACH(c, channels) {
-    real count = 0, mean = 0, squares = 0;
-    for (index_t k = 0; k < chunks; ++k) {
-      const real more = real((chunk_start(k + 1, chunks, images) - chunk_start(k, chunks, images)) * inner);
-      const real all = count + more;
-      const real by = all > 0 ? real(1) / all : real(0);
-      const real d = partial[2 * (c * chunks + k)] - mean;
-      mean += d * more * by;
-      squares += partial[2 * (c * chunks + k) + 1] + d * d * count * more * by;
-      count = all;
+  FOR_EACH_ROW(c, channels, chunks) {
+    const real* own = partial + 2 * c * chunks;
+    const real count = real(images * inner), by = count > 0 ? real(1) / count : real(0);
+    const auto share = [=](index_t k) {
+      return real((chunk_start(k + 1, chunks, images) - chunk_start(k, chunks, images)) * inner);
+    };
+    const real mean = row_sum(chunks, [=](index_t k) { return share(k) * own[2 * k]; }) * by;
+    const real squares = row_sum(chunks, [=](index_t k) {
+      const real d = own[2 * k] - mean;
+      return own[2 * k + 1] + share(k) * d * d;
+    });
+    const real variance = squares * by;
+    ROW_LEADER {
+      factors[2 * c] = mean;
+      factors[2 * c + 1] = real(1) / sqrt_of(variance + eps);
+      running_mean[c] = decay * real(running_mean[c]) + mean;
+      running_variance[c] = decay * real(running_variance[c]) + (count > 1 ? squares / (count - 1) : variance);
+      if (c == 0) running_factor[0] = decay * real(running_factor[0]) + real(1);
     }
-    const real variance = count > 0 ? squares / count : real(0);
-    factors[2 * c] = mean;
-    factors[2 * c + 1] = real(1) / sqrt_of(variance + eps);
-    running_mean[c] = decay * real(running_mean[c]) + mean;
-    running_variance[c] = decay * real(running_variance[c]) + (count > 1 ? squares / (count - 1) : variance);
-    if (c == 0) running_factor[0] = decay * real(running_factor[0]) + real(1);
   }
 }
 

@@ -54,6 +54,26 @@ class Arena:
             blob.mask = keep
 
     @property
+    def soft(self) -> bool:
+        """Whether pruned weights live on: `master` is a buffer of its own, and `working` has +0 where the mask is 0."""
+        return self.master is not self.working
+
+    def soften(self) -> None:
+        """Let pruned weights live on, from the values that layers read now."""
+        self.master = Storage(self.backend, self.size, self.backend.real)
+        self.master.assign(self.working.read(), (self.size,))
+        self.version += 1
+
+    def harden(self) -> None:
+        """Let what is pruned be gone."""
+        self.master = self.working
+        self.version += 1
+
+    def piece(self, storage: Storage, blob: Blob) -> Memory:
+        """A parameter's piece of a storage of the arena's size."""
+        return Memory(storage, blob.shape, blob.values.offset)
+
+    @property
     def blocks(self) -> int:
         """Number of blocks."""
         return self.size // BLOCK

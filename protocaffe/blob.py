@@ -29,6 +29,8 @@ class Values:
     mask: Slot
     arena: Arena | None = None
     offset: int = 0
+    #: they come from a code book: weights that are equal stay equal in fine-tuning (pruning/tying.py)
+    tied: bool = False
 
 
 class Blob(Exchange):

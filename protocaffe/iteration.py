@@ -43,6 +43,7 @@ class Iteration:
         self._ran = 0  # iterations
         self._seen = 0  # of them those whose losses were looked at
         self._last = 0  # the number of the last one
+        self._whole = True  # the last iteration came to its end
         self._undivided = True
         self._joined: dict[bool, tuple[Plan, Plan, int, Pass]] = {}
         self._noted: Plan | None = None
@@ -55,6 +56,9 @@ class Iteration:
             how = "as one sequence" if undivided else "layer by layer (debug_info, hooks, or tops of changing shape)"
             logger.info("Iteration %d: from here on the device is given the passes %s", iteration, how)
         self._undivided = undivided
+        if not self._whole:  # it may have begun a place in the ring
+            self._count.assign([self._ran])
+        self._whole = False
         for number in range(self.size):
             if undivided:
                 self._pass(number == 0).run()
@@ -62,6 +66,7 @@ class Iteration:
                 self._run_in_pieces(number == 0)
         self._ran += 1
         self._last = iteration
+        self._whole = True
 
     @property
     def waiting(self) -> int:
@@ -109,12 +114,10 @@ class Iteration:
     def _bind_notes(self, first: bool) -> list[Bound]:
         net = self.net
         calls: list[Bound] = []
-        for name, weight in net.blob_loss_weights.items():
-            if weight != 0:
-                top = net.blobs[name].data_mem
-                begins = int(first and not calls)
-                args = (top.count, top, weight, begins, RING, self._count, self._ring, self._clip)
-                calls.append(net.backend.bind_launch("loss_note", 1, args, rows=True))
+        for blob, weight in net.loss_tops():
+            top, begins = blob.data_mem, int(first and not calls)
+            args = (top.count, top, weight, begins, RING, self._count, self._ring, self._clip)
+            calls.append(net.backend.bind_launch("loss_note", 1, args, rows=True))
         if first and not calls:
             calls.append(net.backend.bind_launch("count_up", 1, (self._count,)))
         return calls

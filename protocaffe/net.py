@@ -245,10 +245,14 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
             self.backend.replay(mask_gradients)
 
     def mask_gradients(self) -> tuple[Any, ...]:
-        """Calls that set the gradients of pruned weights to 0: what a backward pass ends with."""
+        """Calls that set the gradients of pruned weights to 0: what a backward pass ends with, unless they live on."""
         if self._mask_diff_version != self.arena.version:
             mask, args = self.arena_memory("mask"), (self.arena_memory("mask"), self.arena_memory("diff"))
-            call = None if mask is None else self.backend.bind_launch("apply_mask", self.arena.size, args)
+            call = (
+                None
+                if mask is None or self.arena.soft
+                else self.backend.bind_launch("apply_mask", self.arena.size, args)
+            )
             self._mask_diff, self._mask_diff_version = () if call is None else (call,), self.arena.version
         return self._mask_diff
 
@@ -302,12 +306,13 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
 
     def loss(self) -> float:
         """The weighted sum of the loss tops of the last forward pass."""
-        total = 0.0
-        for wire in self._wires:
-            for top, weight in zip(wire.tops, wire.layer.loss_weights, strict=True):
-                if weight != 0:
-                    total += weight * float(self.blobs[top].data_mem.read().sum(dtype=np.float64))
-        return total
+        sums = (weight * float(top.data_mem.read().sum(dtype=np.float64)) for top, weight in self.loss_tops())
+        return sum(sums, 0.0)
+
+    def loss_tops(self) -> list[tuple[Blob, float]]:
+        """What the loss is made of: the layers' tops that have a weight, each with it."""
+        pairs = [zip(wire.tops, wire.layer.loss_weights, strict=True) for wire in self._wires]
+        return [(self.blobs[top], weight) for tops in pairs for top, weight in tops if weight != 0]
 
     def clear_param_diffs(self) -> None:
         """Set every parameter's gradient to 0."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .fusion import Pattern
+from .layers.channels import work_of_pieces
 
 if TYPE_CHECKING:
     from .blob import Blob
@@ -223,7 +224,8 @@ class BatchNormScaleReLU(Pattern):
         partial = ops.scratch((2 * norm.channels * norm.chunks,))
         extents = (norm.chunks, norm.images, norm.channels, norm.inner)
         args = (*extents, *self._normalised(), *self._affine(), self.slope, dy, partial)
-        ops.launch_rows("fused_norm_gradient_sums", norm.channels * norm.chunks, *args)
+        rows = norm.channels * norm.chunks
+        ops.launch_rows("fused_norm_gradient_sums", rows, *args, work=work_of_pieces(rows))
         means = None if norm.stored else norm.sums
         gradients = {which: blob.diff_mem for which, blob in learning}
         count = float(max(1, norm.images * norm.inner))

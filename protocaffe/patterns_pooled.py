@@ -59,8 +59,10 @@ class ConvolutionReLUPooling(Pattern):
             return True
         self._fill(ops, dy, 0, conv.shape.images, None)
         s, pool = conv.shape, self.layers[2]
+        if not s.images:  # a kernel over nothing does not run: what lies in scratch memory would be added
+            return True
         at_hand = max(1, _STAGE // s.in_count)  # images that a block reads once
-        chunks, taps = max(min(_CHUNKS, max(1, s.images)), -(-s.images // at_hand)), s.kernel_dim
+        chunks, taps = max(min(_CHUNKS, s.images), -(-s.images // at_hand)), s.kernel_dim
         partial = ops.scratch((s.num_output * chunks * (taps + 1),))
         args = (direct, x, self.top.diff_mem, self.top.data_mem, pool.index, partial)
         rows = s.num_output * chunks

@@ -201,6 +201,17 @@ class Fused:
     needs_fused: bool
 
 
+def run_all(backend: Backend, ahead: Sequence[Bound], bound: Sequence[Bound]) -> None:
+    """Replay ``bound`` after what runs ahead of it."""
+    try:
+        for function in ahead:
+            function()
+        backend.replay(bound)
+    except BaseException:
+        backend.broken += 1
+        raise
+
+
 class Plan:
     """The calls of a net's layers, in order, ready to run whole or in part.
 
@@ -233,9 +244,7 @@ class Plan:
         ahead, bound, chains = self._flat[key]
         if self._forward._unrestored:
             self._forward.restore(parts, chains)
-        for function in ahead:
-            function()
-        self.backend.replay(bound)
+        run_all(self.backend, ahead, bound)
         if self._forward is self:
             self._unrestored.update(first for first in chains if self._fused[first].restore)
 
@@ -297,7 +306,5 @@ class Pass:
 
     def run(self) -> None:
         """Replay it."""
-        for function in self._ahead:
-            function()
-        self._backend.replay(self._bound)
+        run_all(self._backend, self._ahead, self._bound)
         self._forward._unrestored = set(self._unrestored)

@@ -15,8 +15,13 @@ from .reuse import KeepAll, Reuse
 if TYPE_CHECKING:
     from .backends import Backend
     from .blob import Blob
-    from .memory import Memory
+    from .memory import Memory, Storage
     from .wiring import Wire
+
+
+def _lies_at(slot: Slot, storage: Storage | None, offset: int) -> bool:
+    """Whether values are where they were, if they were anywhere."""
+    return storage is None or (slot.storage is storage and slot.offset == offset)
 
 
 class Recording:
@@ -69,14 +74,15 @@ class Recording:
     def _layout(self, which: str) -> list[Any]:
         """What a plan depends on: each blob's shape, and where its "data" or "diff" lies, if it lies anywhere yet."""
         self._layouts[which] = self.backend.layouts
-        return [(blob, blob.shape, getattr(blob.values, which).storage) for blob in self._watched]
+        slots = [(blob, getattr(blob.values, which)) for blob in self._watched]
+        return [(blob, blob.shape, slot.storage, slot.offset) for blob, slot in slots]
 
     def _changed(self, layout: list[Any], which: str) -> bool:
         if self._layouts[which] == self.backend.layouts:
             return False
         if any(
-            blob.shape != shape or (storage is not None and getattr(blob.values, which).storage is not storage)
-            for blob, shape, storage in layout
+            blob.shape != shape or not _lies_at(getattr(blob.values, which), storage, offset)
+            for blob, shape, storage, offset in layout
         ):
             return True
         self._layouts[which] = self.backend.layouts
@@ -85,8 +91,8 @@ class Recording:
     @staticmethod
     def _moved(layout: list[Any]) -> bool:
         return any(
-            blob.shape == shape and storage is not None and blob.values.data.storage is not storage
-            for blob, shape, storage in layout
+            blob.shape == shape and not _lies_at(blob.values.data, storage, offset)
+            for blob, shape, storage, offset in layout
         )
 
     def _forward(self, first: int = 0) -> Plan:

@@ -93,6 +93,9 @@ class Snapshots:
                 resume.math = self.backend.math
             for key, choice in self.backend.choices.items():
                 resume.engine.add(key=key, choice=choice)
+            if self.net.arena.soft:
+                arena = self.net.arena
+                resume.master.extend(arena.piece(arena.master, b).read().astype("<f4").tobytes() for b in arena.blobs)
             for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
                     resume.source.add(net=index, layer=layer.name, position=layer.position())
@@ -104,7 +107,7 @@ class Snapshots:
         return model, path
 
     def masked_history(self) -> list[np.ndarray]:
-        """For each kind of history and each parameter its values, 0 where pruned: what a solver state holds.
+        """For each kind of history and each parameter its values, 0 where pruned for good: what a solver state holds.
 
         Statistics have none, but a place (of zeros), as in Caffe's states.
         """
@@ -117,7 +120,7 @@ class Snapshots:
                     continue
                 values = Memory(kind.storage, blob.shape, kind.offset + places[id(blob.values)]).array
                 keep = blob.mask
-                if keep is not None:
+                if keep is not None and not self.net.arena.soft:
                     values[~keep] = 0
                 out.append(values)
         return out
@@ -141,6 +144,7 @@ class Snapshots:
         if state.learned_net:
             # the masks that the snapshot has, and no more
             self.net.copy_from(self._find_weights(path, state.learned_net), keep_masks=False)
+        self._restore_masters(path, state.resume.master if state.resume is not None else ())
         for memory, values in history:
             memory.array[...] = values
         self.iter, self.current_step = state.iter, state.current_step
@@ -179,6 +183,19 @@ class Snapshots:
         if found is None:
             raise SolverError(f'"{path}": its weights are neither at "{learned_net}" nor at "{beside}"')
         return found
+
+    def _restore_masters(self, path: str, stored: Any) -> None:
+        """What lay behind the masks, in a state of soft pruning."""
+        arena = self.net.arena
+        if arena.soft:
+            arena.harden()
+        if not stored:
+            return
+        if [len(values) for values in stored] != [4 * blob.count for blob in arena.blobs]:
+            raise SolverError(f'"{path}": the weights behind its masks are not those of this net')
+        arena.soften()
+        for blob, values in zip(arena.blobs, stored, strict=True):
+            arena.piece(arena.master, blob).array[...] = np.frombuffer(values, "<f4").reshape(blob.shape)
 
     def _resume(self, resume: Any) -> None:
         self.seed = int(resume.seed)

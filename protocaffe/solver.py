@@ -207,6 +207,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     def copy_from(self, path: str | os.PathLike) -> None:
         """Copy weights from a caffemodel to the training net, and to the layers that only a test net has."""
         copy_to((self.net, *self.test_nets), path)
+        if self.net.arena.soft:
+            self.net.arena.soften()
 
     # --------------------------------------------------------------------------------------------------------- update
     def _init_update(self) -> None:
@@ -236,7 +238,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
                     "update; share the other way round: net.share_with(solver.net)",
                 )
         weights, diff, mask = net.arena_memory("master"), net.arena_memory("diff"), net.arena_memory("mask")
-        masked, l1 = int(mask is not None), int(self.param.regularization_type == "L1")
+        masked, l1 = int(mask is not None and not arena.soft), int(self.param.regularization_type == "L1")
         bind = self.backend.bind_launch
         update: list[Any] = []
         if self.param.clip_gradients >= 0:
@@ -256,6 +258,10 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             self._clip,
         )
         update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
+        if arena.soft:
+            working = net.arena_memory("working")
+            copied = ("copy", (weights, working)) if mask is None else ("masked_copy", (mask, weights, working))
+            update.append(bind(copied[0], arena.size, copied[1]))
         self._update = self.backend.sequence(update)
         self._update_version = arena.version
 

@@ -39,8 +39,8 @@ class WeightFiles:
     _unknown_fields: Mapping[str, bytes] = MappingProxyType({})
 
     def copy_from(self, path: str | os.PathLike[str], keep_masks: bool = True) -> None:
-        """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) to the layers of the same
-        names.
+        """Copy weights, and masks where the file has them, from a caffemodel (binary or HDF5) or a compressed model to
+        the layers of the same names.
 
         Layers that this net lacks are ignored, layers that the file lacks keep their values. A file with masks leaves
         the net masked; a mask that the net has and the file lacks stays, and the weights under it are 0, unless
@@ -53,11 +53,13 @@ class WeightFiles:
     def _copy_file(self, path: str | os.PathLike[str], keep_masks: bool) -> int:
         """Copy from a file; returns how many layers with parameters it had weights for."""
         from .io.caffemodel import read_caffemodel
+        from .io.compressed import is_compressed, read_compressed
         from .io.hdf5 import is_hdf5, read_weights
 
         path = os.fspath(path)
         logger.info("Copying weights from %s", path)
-        return self.copy_weights(read_weights(path) if is_hdf5(path) else read_caffemodel(path), path, keep_masks)
+        read = read_weights if is_hdf5(path) else read_compressed if is_compressed(path) else read_caffemodel
+        return self.copy_weights(read(path), path, keep_masks)
 
     def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights", keep_masks: bool = True) -> int:
         """Copy what a file held, see copy_from; returns the number of layers that got weights, which may be 0."""
@@ -83,9 +85,11 @@ class WeightFiles:
         if not keep_masks:
             self.drop_masks()
         for layer, stored in matched:
-            for blob, values, keep in zip(layer.blobs, stored.blobs, stored.masks, strict=True):
+            parts = zip(layer.blobs, stored.blobs, stored.masks, stored.tied, strict=True)
+            for blob, values, keep, tied in parts:
                 if values is None:
                     continue
+                blob.values.tied = tied
                 blob.data = values.reshape(blob.shape)
                 if keep is not None:
                     blob.mask = keep.reshape(blob.shape)
@@ -102,7 +106,8 @@ class WeightFiles:
         if not missing or any(self._owned(blob) for blob in missing):
             return stored
         pad = [None] * len(missing)
-        return replace(stored, blobs=[*stored.blobs, *pad], masks=[*stored.masks, *pad], diffs=[*stored.diffs, *pad])
+        blobs, masks, diffs = ([*part, *pad] for part in (stored.blobs, stored.masks, stored.diffs))
+        return replace(stored, blobs=blobs, masks=masks, diffs=diffs, tied=[*stored.tied, *[False] * len(missing)])
 
     def _check_layer(self, layer: Layer, stored: LayerWeights, source: str) -> None:
         if len(stored.blobs) != len(layer.blobs):
@@ -154,6 +159,7 @@ class WeightFiles:
                     [b.data for b in layer.blobs],
                     [b.mask for b in layer.blobs],
                     [b.diff for b in layer.blobs] if diffs else [],
+                    tied=[b.values.tied for b in layer.blobs],
                 )
             )
         return out
@@ -251,7 +257,9 @@ def _with_surgery(layer: Layer, stored: LayerWeights) -> LayerWeights:
     fits = all(v is not None and v.shape == k.shape for v, k in zip(values, keep, strict=True))
     if not fits or any(np.any((k != 0) & (k != 1)) for k in keep):
         return stored
-    return replace(stored, blobs=values, masks=[k != 0 for k in keep], diffs=stored.diffs[:count])
+    return replace(
+        stored, blobs=values, masks=[k != 0 for k in keep], diffs=stored.diffs[:count], tied=stored.tied[:count]
+    )
 
 
 def copy_to(nets: Sequence[WeightFiles], path: str | os.PathLike[str], keep_masks: bool = True) -> None:

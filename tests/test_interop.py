@@ -68,8 +68,8 @@ def test_torch_takes_a_blob(cpu):
     assert blob.data.tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
-def test_memory_that_is_not_kept_is_not_handed_out():
-    net = make(SMALL + PROB, reuse_memory=True)
+def test_memory_that_is_not_kept_is_not_handed_out(cpu):
+    net = make(SMALL + PROB, reuse_memory=True, backend=cpu)
     net.forward(data=images())
     with pytest.raises(NetError, match='blob "conv" of net "small" does not keep its data'):
         net.blobs["conv"].view()

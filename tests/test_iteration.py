@@ -10,6 +10,7 @@ import pytest
 from protocaffe import get_solver, solver
 from protocaffe.errors import DataError, DivergedError
 from protocaffe.io import prototxt
+from tests.support.backends import assert_alike
 from tests.support.nets import LABEL, LOSS, SMALL
 from tests.support.split_backend import SplitBackend
 
@@ -46,7 +47,7 @@ def test_one_sequence_does_what_the_passes_do(size):
     for _ in range(5):
         joined.step(1)
         apart.step(1)
-        assert joined.smoothed_loss == apart.smoothed_loss
+        assert_alike(joined.smoothed_loss, apart.smoothed_loss)
         for a, b in zip(weights(joined), weights(apart), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
@@ -59,6 +60,13 @@ def test_losses_of_several_tops_are_weighted_and_summed():
     blobs = made.net.blobs
     assert made.smoothed_loss == pytest.approx(0.3 * blobs["loss"].data.item() + 2 * blobs["r"].data.sum(), rel=1e-6)
     assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6)
+
+
+def test_a_layer_that_works_in_place_on_the_loss():
+    half = 'layer { name: "half" type: "Power" bottom: "loss" top: "loss" power_param { scale: 0.5 } }'
+    made = make(net=LABEL + SMALL + LOSS + half)
+    made.step(1)
+    assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6) and made.smoothed_loss > 0.1
 
 
 def test_a_net_without_a_loss_has_loss_0():
@@ -156,3 +164,24 @@ def test_the_log_says_when_the_layers_are_run_one_by_one(caplog):
     said = [line for line in caplog.messages if "from here on" in line]
     assert [line[: line.index(":")] for line in said] == [f"Iteration {i}" for i in (0, 1, 4, 5)]
     assert "layer by layer (debug_info" in said[0] and "as one sequence" in said[1]
+
+
+@pytest.mark.parametrize("backend", [None, SplitBackend], ids=["cpu", "split"])
+def test_an_iteration_that_was_cut_short_does_not_shift_the_losses(backend):
+    """It has begun a place of its own on the device."""
+    made = make(backend and backend(), iter_size=2)
+    made.step(1)
+    passes = []
+
+    def second_fails(name):
+        passes.append(name)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    hook = made.net.before_forward(second_fails, "data")
+    with pytest.raises(KeyboardInterrupt):
+        made.step(1)
+    hook.remove()
+    for _ in range(3):
+        made.step(1)
+        assert made.smoothed_loss == pytest.approx(made.net.loss(), rel=1e-6)

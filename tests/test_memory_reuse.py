@@ -17,6 +17,7 @@ from protocaffe.errors import NetError
 from protocaffe.io import prototxt
 from protocaffe.reuse import Span, pack
 from tests.support import goldens
+from tests.support.backends import assert_alike
 from tests.support.nets import LABEL, LOSS, PROB, SMALL, images, make
 from tests.support.split_backend import SplitBackend
 from tests.test_fusion import conv, entry, ip, layer, norm, pair, relu, scale, total
@@ -72,8 +73,8 @@ def test_outputs_are_those_of_a_net_that_keeps_all():
     for seed in (1, 2):
         spoil(reuses)
         got = reuses.forward(data=images(seed=seed))["prob"]
-        np.testing.assert_array_equal(got, keeps.forward(data=images(seed=seed))["prob"])
-    np.testing.assert_array_equal(reuses.blobs["data"].data, images(seed=2))
+        assert_alike(got, keeps.forward(data=images(seed=seed))["prob"])
+    assert_alike(reuses.blobs["data"].data, images(seed=2))
 
 
 def test_what_is_not_kept_cannot_be_read_or_written():
@@ -94,7 +95,7 @@ def test_blobs_can_be_kept():
     refuses(net, "conv")  # the pass that is over did not keep it
     net.forward()
     keeps.forward(data=images())
-    np.testing.assert_array_equal(net.blobs["conv"].data, keeps.blobs["conv"].data)
+    assert_alike(net.blobs["conv"].data, keeps.blobs["conv"].data)
     refuses(net, "pool")
     with pytest.raises(NetError, match='no blob "convv" in net "small"; did you mean "conv"'):
         net.keep("convv")
@@ -105,11 +106,9 @@ def test_blobs_that_forward_is_asked_for_are_kept():
     out = net.forward(blobs=["pool", "ip"], data=images())
     want = keeps.forward(blobs=["pool", "ip"], data=images())
     for name, values in want.items():
-        np.testing.assert_array_equal(out[name], values, err_msg=name)
-    np.testing.assert_array_equal(net.blobs["pool"].data, want["pool"])
-    np.testing.assert_array_equal(
-        net.forward_all(["ip"], data=images(8))["ip"], keeps.forward_all(["ip"], data=images(8))["ip"]
-    )
+        assert_alike(out[name], values, err_msg=name)
+    assert_alike(net.blobs["pool"].data, want["pool"])
+    assert_alike(net.forward_all(["ip"], data=images(8))["ip"], keeps.forward_all(["ip"], data=images(8))["ip"])
 
 
 def test_a_view_taken_before_the_first_pass_stays_good():
@@ -118,7 +117,7 @@ def test_a_view_taken_before_the_first_pass_stays_good():
     net.forward(data=images())
     keeps.forward(data=images())
     assert np.shares_memory(view, net.blobs["pool"].data)  # which on a GPU brings the view up to date
-    np.testing.assert_array_equal(view, keeps.blobs["pool"].data)
+    assert_alike(view, keeps.blobs["pool"].data)
     refuses(net, "conv")
 
 
@@ -128,18 +127,18 @@ def test_views_of_kept_blobs_outlive_the_net():
     copy = view.copy()
     del net
     gc.collect()
-    np.testing.assert_array_equal(view, copy)
+    assert_alike(view, copy)
 
 
 def test_parts_of_a_pass():
     keeps, net = both()
     net.forward(data=images())
     keeps.forward(data=images())
-    np.testing.assert_array_equal(net.forward(end="pool")["pool"], keeps.blobs["pool"].data)
-    np.testing.assert_array_equal(net.forward(start="ip")["prob"], keeps.blobs["prob"].data)  # pool is kept by now
+    assert_alike(net.forward(end="pool")["pool"], keeps.blobs["pool"].data)
+    assert_alike(net.forward(start="ip")["prob"], keeps.blobs["prob"].data)  # pool is kept by now
     with pytest.raises(NetError, match=STALE.format("conv", "conv")):
         net.forward(start="pool")
-    np.testing.assert_array_equal(net.forward(start="conv")["prob"], keeps.blobs["prob"].data)
+    assert_alike(net.forward(start="conv")["prob"], keeps.blobs["prob"].data)
 
 
 def test_hooks_read_what_is_there():
@@ -163,8 +162,8 @@ def test_hooks_read_what_is_there():
     assert "before pool conv" in seen and "after pool conv" in seen and "before prob ip" in seen
     assert {"before conv conv", "after ip conv", "after prob pool", "before pool pool"} <= set(refused)
     keeps.forward(data=images())
-    np.testing.assert_array_equal(seen["after ip pool"], keeps.blobs["pool"].data)
-    np.testing.assert_array_equal(seen["before ip conv"], keeps.blobs["conv"].data)  # no layer has taken its place yet
+    assert_alike(seen["after ip pool"], keeps.blobs["pool"].data)
+    assert_alike(seen["before ip conv"], keeps.blobs["conv"].data)  # no layer has taken its place yet
     assert not any(np.isnan(values).any() for values in seen.values())
     refuses(net, "conv")
 
@@ -210,7 +209,7 @@ def test_layers_in_python_read_their_blobs(hook):
     if hook:
         net.after_forward(lambda name: None)
     x = np.ones((2, 3))
-    np.testing.assert_array_equal(net.forward(data=x)["c"], keeps.forward(data=x)["c"])
+    assert_alike(net.forward(data=x)["c"], keeps.forward(data=x)["c"])
     refuses(net, "b")
 
 
@@ -236,7 +235,7 @@ def test_inputs_can_change_their_shape():
             each.blobs["data"].reshape(n, 1, 6, 6)
         spoil(net)
         outputs[n] = net.forward(data=images(n))["prob"]
-        np.testing.assert_array_equal(outputs[n], keeps.forward(data=images(n))["prob"])
+        assert_alike(outputs[n], keeps.forward(data=images(n))["prob"])
         refuses(net, "pool")
 
 
@@ -244,7 +243,7 @@ def test_a_blob_made_larger_by_hand_does_not_run_into_others():
     keeps, net = both()
     net.forward(data=images())
     net.blobs["pool"].reshape(100, 3, 2, 2)
-    np.testing.assert_array_equal(net.forward(data=images())["prob"], keeps.forward(data=images())["prob"])
+    assert_alike(net.forward(data=images())["prob"], keeps.forward(data=images())["prob"])
 
 
 def test_shared_weights():
@@ -255,7 +254,7 @@ def test_shared_weights():
         each.share_with(trained)
     trained.params["conv"][0].data[...] *= 2
     trained.params["ip"][0].mask = np.arange(60).reshape(5, 12) % 2
-    np.testing.assert_array_equal(net.forward(data=images())["prob"], keeps.forward(data=images())["prob"])
+    assert_alike(net.forward(data=images())["prob"], keeps.forward(data=images())["prob"])
 
 
 def test_losses_are_kept_wherever_they_go():
@@ -269,11 +268,9 @@ def test_losses_are_kept_wherever_they_go():
 def test_split_memory():
     keeps, net = make(backend=get_backend("cpu")), make(reuse_memory=True, backend=SplitBackend())
     for seed in (1, 2):
-        np.testing.assert_array_equal(
-            net.forward(data=images(seed=seed))["prob"], keeps.forward(data=images(seed=seed))["prob"]
-        )
+        assert_alike(net.forward(data=images(seed=seed))["prob"], keeps.forward(data=images(seed=seed))["prob"])
     out = net.forward(blobs=["pool"])["pool"]
-    np.testing.assert_array_equal(out, keeps.blobs["pool"].data)
+    assert_alike(out, keeps.blobs["pool"].data)
 
 
 def test_solvers_test_nets_may_reuse_memory(tmp_path):
@@ -293,7 +290,7 @@ def test_solvers_test_nets_may_reuse_memory(tmp_path):
             refuses(solver.test_nets[0], "ip")
         else:
             assert solver.test_nets[0].blobs["ip"].data.any()
-    np.testing.assert_array_equal(*scores)
+    assert_alike(*scores)
 
 
 # ------------------------------------------------------------------------------------------------------ fused chains
@@ -326,7 +323,7 @@ def test_hooks_see_the_blobs_that_chains_leave_out():
     for each in (keeps, net):
         each.forward(data=np.ones((2, 3, 6, 6)))
     for name, values in seen.items():
-        np.testing.assert_array_equal(values, keeps.blobs[name].data, err_msg=name)
+        assert_alike(values, keeps.blobs[name].data, err_msg=name)
 
 
 # --------------------------------------------------------------------------------------------------------- the memory
@@ -354,14 +351,14 @@ def test_splits_and_flattened_blobs_are_one_buffer():
     text += ip("a", "f", "a") + ip("b", "f", "b") + total("t", ["a", "b"], "t")
     keeps, net = both(text)
     x = np.random.default_rng(0).normal(size=(4, 6, 4, 4))
-    np.testing.assert_array_equal(net.forward(data=x)["t"], keeps.forward(data=x)["t"])
+    assert_alike(net.forward(data=x)["t"], keeps.forward(data=x)["t"])
     slots = {name: blob.values.data for name, blob in net.blobs.items()}
     assert slots["c"] is slots["f"] is slots["f_f_0_split_0"]
     for name in ("c", "f", "f_f_0_split_1"):
         refuses(net, name)
     net.keep("f_f_0_split_1")  # and with it all that share its data
     net.forward()
-    np.testing.assert_array_equal(net.blobs["c"].data, keeps.blobs["c"].data)
+    assert_alike(net.blobs["c"].data, keeps.blobs["c"].data)
 
 
 def test_the_log_says_what_caffe_says(caplog):

@@ -193,3 +193,18 @@ def test_what_a_layer_asks_for_ahead_runs_once_before_its_calls(monkeypatch):
     net.forward()
     net.forward(start="a")
     assert seen == ["ahead", "call"] * 2
+
+
+def test_a_parameter_that_moves_within_one_memory_is_found():
+    """All parameters of a net lie in one piece: sharing another one changes the place and nothing else."""
+    text = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }'
+    learn = (
+        'layer {{ name: "{0}" type: "InnerProduct" bottom: "x" top: "{0}" inner_product_param {{ num_output: 4 }} }}'
+    )
+    trained = Net(prototxt.parse_net(text + learn.format("a") + learn.format("b")), TRAIN)
+    net = Net(prototxt.parse_net(text + learn.format("a")), TRAIN)
+    for value, name in enumerate("ab", 1):
+        trained.params[name][0].data = value
+    for value, name in enumerate("ab", 1):
+        net.params["a"][0].share_weights(trained.params[name][0])
+        assert (net.forward(x=np.ones((2, 3)))["a"] == 3 * value).all()

@@ -54,6 +54,8 @@ class Backend(Copies, ABC):
     def __init__(self) -> None:
         #: counts runs of kernels: what Python read before a run is stale after it (see memory.Storage)
         self.epoch = 0
+        #: counts runs of plans that were cut short, by an error or an interrupt: not all that was made ready came
+        self.broken = 0
         #: counts changes of shapes and places of blobs, on which recorded plans depend
         self.layouts = 0
         #: storages that Python may have written to since the last run

@@ -23,6 +23,8 @@ CUBLAS = "CUBLAS"
 _WORKSPACE = 32 << 20  # what cuBLAS asks for on sm_90
 #: multiplications from which on algorithms are tried
 _WORTH_TRYING = 1 << 16
+#: bytes of which every piece that the driver gives is a multiple
+_ALIGNED = 256
 #: cublasMath_t
 _MATH = {"fp32": 0, "tf32": 3}
 
@@ -137,12 +139,15 @@ class Blas:
         places: tuple[int, int, int], size: int,
     ) -> int:  # fmt: skip
         """The number of the fastest algorithm, -1 for cuBLAS's own, by trials on results of their own."""
-        trial = self._device.allocate(size * self._real.itemsize)
-        where = (*places[:2], trial.address)
+        astray = places[2] % _ALIGNED  # an algorithm may want vectors where the result does not lie so
+        trial = self._device.allocate(size * self._real.itemsize + astray)
+        where = (*places[:2], trial.address + astray)
         makers: dict[str, Callable[[], Any]] = {CUBLAS: lambda: plain(where)}
         for i in range(product.count):
             makers[f"LT {i}"] = partial(product.call, i, *self._addresses(scalars), *where)
         times = fastest(self._device, makers, errors=(self._lt.cuBLASLtError,))
+        if not times:  # there is no room for a trial
+            return -1
         best = min(times, key=lambda name: times[name])
         self._choices.add(key, best)
         return -1 if best == CUBLAS else int(best.removeprefix("LT "))

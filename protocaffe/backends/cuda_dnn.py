@@ -45,7 +45,7 @@ _ORDER = {"forward": (X, W, BIAS, Y), "backward_data": (Y, W, X), "backward_weig
 
 
 class Workspace:
-    """Scratch memory that all plans share; a captured graph keeps the piece that it was captured with."""
+    """Scratch memory that all plans share; a call keeps the piece that it first ran with, as do graphs of it."""
 
     def __init__(self, device: Any) -> None:
         self._device = device
@@ -71,11 +71,10 @@ class _Run:
         workspace.reserve(plan.workspace)
 
     def __call__(self) -> None:
-        room = self._workspace.room if self._plan.workspace else None
-        if self._pack is None or room is not self._room:
+        if self._pack is None:  # once: a larger piece may not be taken while a graph is captured
+            self._room = self._workspace.room if self._plan.workspace else None
             pointers = [address(memory) for memory in self.keep.values()]
-            self._pack = self._graph.pack(list(self.keep), pointers, room.address if room else 0)
-            self._room = room
+            self._pack = self._graph.pack(list(self.keep), pointers, self._room.address if self._room else 0)
         self._library.call("cudnnBackendExecute", self._handle, self._plan.descriptor.pointer, self._pack.pointer)
 
 
@@ -170,8 +169,9 @@ class Convolutions:
                 ]
                 makers = {way: partial(self._recorded, record, own) for way, record in ways.items()}
                 times = fastest(self._device, makers)
-                choice = min(times, key=lambda way: times[way])
-                self.choices.add(key, choice)
+                choice = min(times, key=lambda way: times[way], default="together")
+                if times:  # else there is no room for a trial
+                    self.choices.add(key, choice)
             else:
                 choice = "apart" if any(by_rule(step, shape) == CUDNN for step in steps) else "together"
         return self.choices.use(key, choice)

@@ -12,8 +12,8 @@ from protocaffe import __version__
 from protocaffe.errors import did_you_mean
 
 COMMANDS = (
-    "train", "test", "time", "prune", "finetune", "summary", "data", "convert_imageset", "compute_image_mean", "demo",
-    "device_query",
+    "train", "test", "time", "prune", "shrink", "finetune", "sensitivity", "compress", "decompress", "summary",
+    "verify", "data", "convert_imageset", "compute_image_mean", "demo", "device_query",
 )  # fmt: skip
 
 

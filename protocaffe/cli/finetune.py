@@ -39,6 +39,9 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
             if masked
             else f"{job.weights} has no masks: every weight trains ('protocaffe prune' makes masks)"
         )
+        shared = sum(blob.values.tied for blob in solver.net.learnable_params)
+        if shared:
+            click.echo(f"{shared} code books are tuned: weights that share a value go on sharing it")
         run(solver, "finetune", sigint, sighup)
         if job.output:
             solver.net.save(job.output)

@@ -110,6 +110,7 @@ def _field_of(parameter: Any, path: Any) -> str:
 
 def open_solver(job: Job) -> Solver:
     """A solver with its weights or snapshot loaded and its masks as asked for."""
+    from protocaffe.pruning.tying import keep_code_books
     from protocaffe.solver import get_solver
 
     if job.snapshot and job.weights:
@@ -136,4 +137,5 @@ def open_solver(job: Job) -> Solver:
     if job.snapshot:
         solver.restore(job.snapshot)
     apply_masks(solver.net, job.mask_from_zeros, job.drop_masks)
+    keep_code_books(solver)
     return solver

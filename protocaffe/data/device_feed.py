@@ -39,7 +39,7 @@ class DeviceFeed(ABC):
         #: see kernels/transform.cu
         self._state = backend.empty((5,), np.uint64)
         self._batches = 0
-        self._epoch = -1
+        self._epoch = self._broken = -1
         self._whole = False
         self._closed = False
 
@@ -54,13 +54,16 @@ class DeviceFeed(ABC):
         if not self._whole:
             self._restart()
             self._write_state()
-        elif self._epoch == self.backend.epoch:  # nothing was replayed since the last time
+        elif (
+            self._epoch == self.backend.epoch  # nothing was replayed since the last time
+            or self._broken != self.backend.broken
+        ):  # or maybe not all that follows a batch
             self._write_state()
         self._whole = False
         self._prepare()
         self.position += self.feed.batch_size
         self._batches += 1
-        self._epoch = self.backend.epoch
+        self._epoch, self._broken = self.backend.epoch, self.backend.broken
         self._whole = True
 
     def seek(self, position: int) -> None:

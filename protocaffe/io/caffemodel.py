@@ -30,6 +30,7 @@ class LayerWeights:
     masks : for each blob a bool array of its shape (True: kept), or None
     diffs : for each blob its gradient, or None
     unknown : fields of the layer that our schema does not know (another Caffe's options), as they stand in the file
+    tied : for each blob whether its values come from a code book, so that equal ones stay equal
     """
 
     name: str
@@ -38,10 +39,12 @@ class LayerWeights:
     masks: list[np.ndarray | None] = field(default_factory=list)
     diffs: list[np.ndarray | None] = field(default_factory=list)
     unknown: bytes = b""
+    tied: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.masks = [*self.masks, *[None] * (len(self.blobs) - len(self.masks))]
         self.diffs = [*self.diffs, *[None] * (len(self.blobs) - len(self.diffs))]
+        self.tied = [*self.tied, *[False] * (len(self.blobs) - len(self.tied))]
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> list[LayerWeights]:
@@ -112,7 +115,7 @@ def write_caffemodel(
             w = mine.pop(0)
             for i, blob in enumerate(w.blobs):
                 diff = w.diffs[i] if write_diff else None
-                inner += wire.wrapped(7, wire.blob_parts(blob, diff, w.masks[i]))
+                inner += wire.wrapped(7, wire.blob_parts(blob, diff, w.masks[i], w.tied[i]))
         parts += wire.wrapped(100, inner)
     for name, left in by_name.items():
         if any(w.blobs for w in left):
@@ -231,7 +234,9 @@ def _weights(name: str, kind: str, blobs: list[wire.Blob]) -> LayerWeights:
         pairs = list(zip(blobs[:half], blobs[half:], strict=False))
         if len(blobs) % 2 == 0 and all(v.data.shape == m.data.shape for v, m in pairs):
             values, masks = blobs[:half], [m.data != 0 for m in blobs[half:]]
-    return LayerWeights(name, kind, [b.data for b in values], masks, [b.diff for b in values])
+    return LayerWeights(
+        name, kind, [b.data for b in values], masks, [b.diff for b in values], tied=[b.tied for b in values]
+    )
 
 
 # The fields that hold blobs: NetParameter.layers.blobs, .layers.layer.blobs and .layer.blobs.

@@ -1,7 +1,8 @@
 """Weights and solver states in HDF5 (.caffemodel.h5, .solverstate.h5), as Caffe reads and writes them.
 
 Weights: /data/<layer>/<i>, gradients under /diff; a state: iter, learned_net, current_step, /history/<i>. What Caffe
-does not know lies where it does not look: masks under /mask/<layer>/<i>, the rest of a state in /protocaffe/resume.
+does not know lies where it does not look: masks under /mask/<layer>/<i>, "tied" as an attribute of values from a code
+book, the rest of a state in /protocaffe/resume.
 
 A file from elsewhere is not trusted: links out of it, data sets that lie in other files, filters other than HDF5's own,
 one thing under two names (which could multiply without end) and sizes that the file cannot hold are refused.
@@ -152,6 +153,7 @@ def read_weights(path: str | os.PathLike[str]) -> list[LayerWeights]:
             raise _Damage('it has no group "/data"')
         data = _blobs(file, "data", "f", "floats")
         diffs, masks = _blobs(file, "diff", "f", "floats"), _blobs(file, "mask", "bui", "integers")
+        tied = {name: {i for i in found if "tied" in file[f"data/{name}/{i}"].attrs} for name, found in data.items()}
     layers = []
     for name, found in data.items():
         count = max(found, default=-1) + 1
@@ -168,7 +170,8 @@ def read_weights(path: str | os.PathLike[str]) -> list[LayerWeights]:
                 raise FileFormatError(f'"{os.fspath(path)}" is not a valid caffemodel in HDF5: {text}')
         own = diffs.get(name, {})
         masked = [None if m is None else m != 0 for m in keep]
-        layers.append(LayerWeights(name, "", blobs, masked, [own.get(i) for i in range(count)]))
+        gradients = [own.get(i) for i in range(count)]
+        layers.append(LayerWeights(name, "", blobs, masked, gradients, tied=[i in tied[name] for i in range(count)]))
     return layers
 
 
@@ -221,7 +224,9 @@ def write_weights(
                 if blob is None:
                     continue
                 place = f"{layer.name}/{i}"
-                file.create_dataset(f"data/{place}", data=np.asarray(blob, np.float32))
+                made = file.create_dataset(f"data/{place}", data=np.asarray(blob, np.float32))
+                if layer.tied[i]:
+                    made.attrs["tied"] = True
                 if write_diff and layer.diffs[i] is not None:
                     file.create_dataset(f"diff/{place}", data=np.asarray(layer.diffs[i], np.float32))
                 mask = layer.masks[i]

@@ -12,13 +12,19 @@ from . import schema
 
 
 def read_net(path: str | os.PathLike[str]) -> Any:
-    """Read a net, upgraded to today's form (a NetParameter).
+    """Read a net, upgraded to today's form (a NetParameter); from a compressed model the one that it holds.
 
     Raises
     ------
     ParseError : not a valid prototxt; names file, line and column
     OSError : the file cannot be read
     """
+    from .compressed import is_compressed, read_net_of
+
+    if is_compressed(path):
+        from ..passes.upgrade import upgrade_net
+
+        return upgrade_net(read_net_of(path))
     return parse_net(_read_text(path), os.fspath(path))
 
 

@@ -26,11 +26,12 @@ class WireError(ValueError):
 
 @dataclass
 class Blob:
-    """A blob from a file: values in the stored shape, and diff and mask if stored."""
+    """A blob from a file: values in the stored shape, diff and mask if stored, and whether equal values are tied."""
 
     data: np.ndarray
     diff: np.ndarray | None = None
     mask: np.ndarray | None = None
+    tied: bool = False
 
 
 def varint(buf: Any, pos: int, end: int) -> tuple[int, int]:
@@ -158,6 +159,7 @@ def read_blob(buf: Any, begin: int, stop: int) -> Blob:
     legacy: dict[int, int] = {}
     dims: list[int] | None = None
     masked: tuple[int, int] | None = None
+    tied = False
     for number, kind, a, b in _fields_of_blob(buf, begin, stop):
         if number in (5, 6, 8, 9):
             dtype = np.dtype("<f4" if number < 8 else "<f8")
@@ -183,6 +185,9 @@ def read_blob(buf: Any, begin: int, stop: int) -> Blob:
         elif number == 5000:
             expect(kind, LENGTH, "blob mask")
             masked = (a, b)
+        elif number == 5001:
+            expect(kind, VARINT, "blob")
+            tied = bool(a)
     if dims is None:
         dims = [legacy.get(i, 0) for i in range(1, 5)] if legacy else []
     if any(d < 0 for d in dims):
@@ -204,7 +209,7 @@ def read_blob(buf: Any, begin: int, stop: int) -> Blob:
             raise WireError(f"has a mask of {b - a} bytes for a blob of {count} values, expected {(count + 7) // 8}")
         bits = np.unpackbits(np.frombuffer(buf, np.uint8, b - a, a), count=count, bitorder="little")
         mask = bits.view(bool).reshape(dims)
-    return Blob(data.reshape(dims), None if diff is None else diff.reshape(dims), mask)
+    return Blob(data.reshape(dims), None if diff is None else diff.reshape(dims), mask, tied)
 
 
 def _fields_of_blob(buf: Any, pos: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -277,10 +282,12 @@ def total(parts: list[Any]) -> int:
     return sum(len(p) for p in parts)
 
 
-def blob_parts(data: np.ndarray, diff: np.ndarray | None = None, mask: np.ndarray | None = None) -> list[Any]:
+def blob_parts(
+    data: np.ndarray, diff: np.ndarray | None = None, mask: np.ndarray | None = None, tied: bool = False
+) -> list[Any]:
     """A BlobProto as a list of parts to be written one after the other; arrays are not copied if they are float32.
 
-    Written as BVLC Caffe does: shape in field 7, packed floats in 5 and 6; the mask's bits in 5000.
+    Written as BVLC Caffe does: shape in field 7, packed floats in 5 and 6; the mask's bits in 5000, ``tied`` in 5001.
     """
     dims = b"".join(encode_varint(d) for d in np.shape(data))
     shape = head(1, len(dims)) + dims if dims else b""
@@ -294,6 +301,8 @@ def blob_parts(data: np.ndarray, diff: np.ndarray | None = None, mask: np.ndarra
     if mask is not None:
         bits = np.packbits(np.asarray(mask, bool).reshape(-1), bitorder="little").tobytes()
         parts += [head(5000, len(bits)), bits]
+    if tied:
+        parts.append(varint_field(5001, 1))
     return parts
 
 

@@ -6,7 +6,7 @@ import math
 
 from ..errors import ParameterError, ShapeError
 from ..layer import TEST, Layer, register
-from .channels import chunks_of_images
+from .channels import chunks_of_images, work_of_pieces
 
 
 @register("BatchNorm")
@@ -84,9 +84,10 @@ class BatchNorm(Layer):
             ops.launch("channel_running", self.channels, *running, self.eps, self.factors)
             return
         extents = (self.chunks, self.images, self.channels, self.inner)
-        ops.launch_rows("channel_moments", self.channels * self.chunks, *extents, x, self.partial)
+        rows = self.channels * self.chunks
+        ops.launch_rows("channel_moments", rows, *extents, x, self.partial, work=work_of_pieces(rows))
         args = (self.chunks, self.images, self.inner, self.partial, self.eps, self.decay, self.factors, *running)
-        ops.launch("channel_statistics", self.channels, *args)
+        ops.launch_rows("channel_statistics", self.channels, *args, work=128 * self.channels)
 
     def forward(self, bottom, top):
         x, y, rows = bottom[0].data_mem, top[0].data_mem, self.images * self.channels
@@ -105,7 +106,8 @@ class BatchNorm(Layer):
         if not self.stored:
             extents = (self.chunks, self.images, self.channels, self.inner)
             args = (*extents, x, self.factors, int(not inplace), dy, self.partial)
-            self.ops.launch_rows("channel_gradient_sums", self.channels * self.chunks, *args)
+            rows = self.channels * self.chunks
+            self.ops.launch_rows("channel_gradient_sums", rows, *args, work=work_of_pieces(rows))
             count = float(max(1, self.images * self.inner))
             self.ops.launch("channel_gradient_means", self.channels, self.chunks, count, self.partial, self.sums)
         self.ops.launch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..layer import Layer, register
-from .channels import broadcast, constant, own_shape
+from .channels import broadcast, constant, own_shape, work_of_pieces
 
 
 @register("Bias")
@@ -53,7 +53,8 @@ class Bias(Layer):
         if self.param_propagate_down[0] if self.own else propagate_down[1]:
             partial = self.ops.scratch((2 * over.channels * over.chunks,))
             args = (*over.extents, dy, partial, 0, dy, partial)
-            self.ops.launch_rows("channel_gradient_sums", over.channels * over.chunks, *args)
+            rows = over.channels * over.chunks
+            self.ops.launch_rows("channel_gradient_sums", rows, *args, work=work_of_pieces(rows))
             self.ops.launch("channel_gradient_add", over.channels, over.chunks, 0, int(self.own), partial, b.diff_mem)
         if propagate_down[0] and top[0] is not bottom[0]:
             self.ops.launch("copy", bottom[0].count, dy, bottom[0].diff_mem)

@@ -23,6 +23,13 @@ def chunks_of_images(images: int, channels: int) -> int:
     return max(1, min(images, MOST, -(-PIECES // max(1, channels))))
 
 
+def work_of_pieces(rows: int) -> int:
+    """``work`` of the kernels that sum pieces: 1024 elements a row ask for blocks of 256 threads, of which a GPU's
+    processor runs several at once, so that some load while others add up what they have.
+    """
+    return 1024 * rows
+
+
 @dataclass(frozen=True)
 class Broadcast:
     """``outer`` x ``channels`` x ``inner`` values; ``channels`` is the number of values of the smaller blob."""

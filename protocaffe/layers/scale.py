@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..layer import Layer, register
-from .channels import broadcast, constant, own_shape
+from .channels import broadcast, constant, own_shape, work_of_pieces
 
 
 @register("Scale")
@@ -70,7 +70,8 @@ class Scale(Layer):
             partial = self.ops.scratch((2 * over.channels * over.chunks,))
             x = self.input(bottom, top)
             sums = (*over.extents, x, partial, 0, dy, partial)
-            self.ops.launch_rows("channel_gradient_sums", over.channels * over.chunks, *sums)
+            rows = over.channels * over.chunks
+            self.ops.launch_rows("channel_gradient_sums", rows, *sums, work=work_of_pieces(rows))
             for which, add, out in gradients:
                 self.ops.launch("channel_gradient_add", over.channels, over.chunks, which, add, partial, out)
         if propagate_down[0]:

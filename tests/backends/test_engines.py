@@ -10,7 +10,7 @@ import pytest
 
 import protocaffe
 from protocaffe import backends
-from protocaffe.backends import MATHS, Backend, cudnn_library, get_backend
+from protocaffe.backends import MATHS, Backend, cuda_blas, cuda_dnn, cudnn_library, get_backend
 from protocaffe.backends.cpu import CpuBackend
 from protocaffe.backends.cuda_dnn import by_rule
 from protocaffe.backends.engine_choices import Choices, shape_key
@@ -254,6 +254,82 @@ def test_another_mode_drops_recorded_plans(tmp_path):
     assert backend.set == ["tf32"]
     net.backward()
     assert net._forward_plan is not plans[0] and net._backward_plan is not plans[1]
+
+
+# ----------------------------------------------------------------------------------------- a device that a test plays
+class Room:
+    """What a device gives: it must not be asked for its address first while a graph is captured."""
+
+    def __init__(self, device, at):
+        self.device, self.at = device, at
+
+    @property
+    def address(self):
+        assert not self.device.capturing
+        return self.at
+
+
+class Device:
+    capturing = False
+
+    def __init__(self):
+        self.given = []
+
+    def allocate(self, size):
+        self.given.append((size, Room(self, 4096 * (1 + len(self.given)))))
+        return self.given[-1][1]
+
+
+class Plays:
+    """The library, a graph and a plan of 100 bytes of scratch memory in one."""
+
+    pointer = None
+    workspace = 100
+
+    def __init__(self):
+        self.descriptor, self.packs, self.runs = self, [], 0
+
+    def call(self, *args):
+        self.runs += 1
+
+    def pack(self, ids, pointers, workspace):
+        self.packs.append(workspace)
+        return self
+
+
+def test_a_plan_keeps_the_scratch_memory_that_it_first_ran_with():
+    """A larger piece that nobody has used yet would be taken while a graph is captured."""
+    device, plays = Device(), Plays()
+    workspace = cuda_dnn.Workspace(device)
+    run = cuda_dnn._Run(plays, None, plays, plays, {}, workspace)
+    run()
+    workspace.reserve(5000)
+    device.capturing = True
+    run()
+    assert plays.packs == [4096] and plays.runs == 2
+
+
+@pytest.mark.parametrize("at", [4096, 4096 + 4, 4096 + 16, 4096 + 60])
+def test_algorithms_for_products_are_tried_where_the_result_lies_alike(at, monkeypatch):
+    tried, device = [], Device()
+    blas = object.__new__(cuda_blas.Blas)
+    blas._device, blas._real, blas._choices = device, np.dtype(np.float32), Choices()
+    blas._lt = type("Lt", (), {"cuBLASLtError": ValueError})
+    monkeypatch.setattr(blas._choices, "add", lambda key, choice: None)
+
+    def fastest(device, makers, errors):
+        for make in makers.values():
+            make()
+        return {"LT 0": 1.0}
+
+    monkeypatch.setattr(cuda_blas, "fastest", fastest)
+    product = type("Product", (), {"count": 1, "call": lambda self, *args: tried.append(args[-1])})()
+    scalars = np.ones(2, np.float32)
+    assert blas._fastest("key", lambda where: tried.append(where[2]), product, scalars, (1, 2, at), 10) == 0
+    ((size, room),) = device.given
+    assert [place % 256 for place in tried] == [at % 256] * 2 and all(room.at <= p <= room.at + size - 40 for p in tried)
+    monkeypatch.setattr(cuda_blas, "fastest", lambda *args, **kwargs: {})
+    assert blas._fastest("key", lambda where: None, product, scalars, (1, 2, at), 10) == -1
 
 
 # ------------------------------------------------------------------------------------------------------ command line

@@ -227,6 +227,25 @@ def test_a_batch_whose_replay_never_came_is_taken_all_the_same(items, device, tm
 
 
 @pytest.mark.parametrize("cache", ["AUTO", "NONE"])
+def test_a_batch_whose_replay_never_came_is_taken_whatever_ran_meanwhile(items, device, tmp_path, cache):
+    bad = data_layer(broken_set(tmp_path / "bad", at=3), 3).replace('"source" type', '"bad" type')
+    bad = bad.replace('"data"', '"other"').replace('"label"', '"other_label"')
+    text = data_layer(items, 5, f"shuffle: true cache: {cache}")
+    net, other = make(text + bad, device), make(text, device)
+    wanted = batches(make(text), 12)
+    net.forward()
+    with pytest.raises(DataError, match="record 3"):
+        net.forward()
+    other.forward()
+    net.layers[1].seek(0)
+    got = net.forward()
+    for name in ("data", "label"):
+        np.testing.assert_array_equal(got[name], wanted[2][name])
+    net.close()
+    other.close()
+
+
+@pytest.mark.parametrize("cache", ["AUTO", "NONE"])
 @pytest.mark.parametrize("method", ["put", "send", "reach", "follow"])
 def test_an_interrupt_loses_no_batch(items, device, cache, method, monkeypatch):
     text = data_layer(items, 5, f"shuffle: true cache: {cache}", "mirror: true")

@@ -13,6 +13,7 @@ from protocaffe.errors import ParameterError
 from protocaffe.io import prototxt
 from protocaffe.pruning import sparsity_of_net
 from protocaffe.pruning.schedule import Schedule
+from tests.support.split_backend import SplitBackend
 from tests.test_masks import NET, RULES, make_solver
 
 CUBIC = "pruning_param { sparsity: 0.8 begin_step: 2 end_step: 12 frequency: 4 }"
@@ -147,3 +148,187 @@ def test_the_schedule_ends_at_three_quarters_unless_it_says_so():
     param = prototxt.parse_solver("max_iter: 1000 pruning_param { sparsity: 0.9 }")
     assert Schedule.of(param.pruning_param, 1000).end == 750
     assert "loss" in NET
+
+
+@pytest.mark.parametrize("mode", ["HARD", "SOFT"])
+@pytest.mark.parametrize("rule", RULES)
+def test_until_the_first_step_the_run_is_the_plain_one(rule, mode):
+    settings = "sparsity: 0.8 begin_step: 6 end_step: 12 frequency: 3 initial_sparsity: 0.5"
+    plain, pruned = make_solver(rule), make_solver(rule, f"pruning_param {{ {settings} mode: {mode} }}")
+    for _ in range(2):
+        plain.step(3)
+        pruned.step(3)
+    n = len(plain.net.learnable_params)
+    for a, b in zip(state(plain)[:n], state(pruned)[:n], strict=True):
+        assert a.tobytes() == b.tobytes()
+    pruned.step(1)
+    assert sparsity_of_net(pruned.net).sparsity == pytest.approx(0.5, abs=0.01)
+
+
+# ----------------------------------------------------------------------------------------------------- soft: splicing
+SOFT = "pruning_param { sparsity: 0.8 begin_step: 2 end_step: 10 frequency: 2 mode: SOFT margin: 0.05 freeze_step: 14 }"
+
+
+def masters(solver):
+    arena = solver.net.arena
+    return [arena.piece(arena.master, blob).read() for blob in solver.net.prunable()]
+
+
+def zeros_are_plus_zero(solver):
+    for blob in solver.net.prunable():
+        if blob.mask is not None:
+            assert not np.ascontiguousarray(blob.data[~blob.mask]).view(np.uint32).any()
+            assert np.array_equal(blob.data[blob.mask] != 0, np.ones(int(blob.mask.sum()), bool))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_pruned_learns_on_behind_its_mask(rule):
+    solver = make_solver(rule, SOFT)
+    solver.step(5)
+    before, pruned = masters(solver), [~blob.mask for blob in solver.net.prunable()]
+    solver.step(1)
+    zeros_are_plus_zero(solver)
+    for old, new, gone in zip(before, masters(solver), pruned, strict=True):
+        assert gone.any() and (new[gone] != old[gone]).any() and np.isfinite(new).all()
+
+
+def test_the_hidden_weights_gradient_is_that_of_the_net_that_is_seen():
+    """SGD without momentum or decay: a step of every weight, pruned or not, is the rate times its gradient."""
+    solver = make_solver("SGD", SOFT)
+    solver.param.momentum = solver.param.weight_decay = 0
+    solver.step(5)
+    old, working = masters(solver), [blob.data.copy() for blob in solver.net.prunable()]
+    twin = make_solver("SGD", "")
+    for mine, its in zip(solver.net.learnable_params, twin.net.learnable_params, strict=True):
+        its.data[...] = mine.data
+    twin.net.clear_param_diffs()
+    twin.net.forward()
+    twin.net.backward()
+    solver.step(1)
+    for a, b, seen, blob in zip(old, masters(solver), working, twin.net.prunable(), strict=True):
+        assert (seen == 0).any()
+        np.testing.assert_allclose(b, a - 0.1 * blob.diff, rtol=1e-5, atol=1e-7)
+
+
+def test_a_hidden_weight_that_grows_comes_back_with_its_value(caplog):
+    solver = make_solver("SGD", SOFT)
+    solver.step(7)
+    blob = solver.net.params["turned"][0]
+    place = tuple(np.argwhere(~blob.mask)[0])
+    solver.net.arena.piece(solver.net.arena.master, blob).array[place] = 9.0
+    with caplog.at_level(logging.INFO, "protocaffe"):
+        solver.step(2)
+    assert blob.mask[place] and blob.data[place] == pytest.approx(9.0, abs=0.5)
+    assert any("came back" in line and ", 0 came back" not in line for line in caplog.messages)
+    zeros_are_plus_zero(solver)
+
+
+def test_the_margin_keeps_masks_from_flickering():
+    changes = {}
+    for margin in (0.0, 3.0):
+        solver, last = make_solver("Adam", SOFT.replace("margin: 0.05", f"margin: {margin}")), None
+        solver.step(11)
+        for _ in range(3):
+            masks = np.concatenate([blob.mask.ravel() for blob in solver.net.prunable()])
+            changes[margin] = changes.get(margin, 0) + (0 if last is None else int((masks & ~last).sum()))
+            last = masks.copy()
+            solver.step(2 if solver.iter < 14 else 0)
+    assert changes[3.0] <= changes[0.0]
+
+
+def test_frozen_masks_stay_and_what_is_pruned_is_gone(caplog):
+    solver = make_solver("SGD", SOFT)
+    with caplog.at_level(logging.INFO, "protocaffe"):
+        solver.step(15)
+    assert not solver.net.arena.soft and any("masks are frozen" in line for line in caplog.messages)
+    masks = [blob.mask.copy() for blob in solver.net.prunable()]
+    assert sparsity_of_net(solver.net).sparsity == pytest.approx(0.8, abs=0.01)
+    solver.step(6)
+    for blob, mask in zip(solver.net.prunable(), masks, strict=True):
+        np.testing.assert_array_equal(blob.mask, mask)
+        assert not blob.diff[~mask].any()
+    zeros_are_plus_zero(solver)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 6, 9, 11, 13, 14, 15, 16])
+@pytest.mark.parametrize("form", ["BINARYPROTO", "HDF5"])
+def test_a_soft_run_stopped_anywhere_goes_on_as_if_it_had_not(stop, form, tmp_path):
+    more = f'{SOFT} snapshot_format: {form} snapshot_prefix: "{tmp_path}/s"'
+    whole, first, again = (make_solver("Adam", more) for _ in range(3))
+    whole.step(18)
+    first.step(stop)
+    _, path = first.snapshot()
+    zeros_are_plus_zero(first)
+    again.restore(path)
+    again.step(18 - stop)
+    for a, b in zip([*state(whole), *masters(whole)], [*state(again), *masters(again)], strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_solver_that_has_run_goes_back_to_a_state(tmp_path):
+    more = f'{SOFT} snapshot_prefix: "{tmp_path}/s"'
+    solver = make_solver("Adam", more)
+    solver.step(6)
+    _, path = solver.snapshot()
+    solver.step(4)
+    wanted = [*state(solver), *masters(solver)]
+    for further in (3, 6):  # soft still, then frozen
+        solver.step(further)
+        solver.restore(path)
+        solver.step(4)
+        for a, b in zip(wanted, [*state(solver), *masters(solver)], strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_a_state_of_another_net_is_refused(tmp_path):
+    from protocaffe.errors import SolverError
+    from protocaffe.io.solverstate import read_solverstate, write_solverstate
+
+    solver = make_solver("SGD", f'{SOFT} snapshot_prefix: "{tmp_path}/s"')
+    solver.step(5)
+    _, path = solver.snapshot()
+    damaged = read_solverstate(path)
+    damaged.resume.master[0] = damaged.resume.master[0][:-4]
+    write_solverstate(path, damaged)
+    with pytest.raises(SolverError, match="the weights behind its masks are not those of this net"):
+        solver.restore(path)
+
+
+def test_a_test_pass_and_a_snapshot_change_nothing(tmp_path):
+    solver = make_solver("Adam", f'{SOFT} snapshot_prefix: "{tmp_path}/s"')
+    solver.step(7)
+    before = [*state(solver), *masters(solver)]
+    solver.net.forward()
+    solver.snapshot()
+    for a, b in zip(before, [*state(solver), *masters(solver)], strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_device_with_memory_of_its_own_prunes_alike():
+    import protocaffe
+
+    runs = []
+    for backend in (None, SplitBackend()):
+        param = prototxt.parse_solver(f'type: "Adam" {RULES["Adam"]} lr_policy: "fixed" random_seed: 3 {SOFT}')
+        param.net_param.CopyFrom(prototxt.parse_net(NET))
+        solver = protocaffe.get_solver(param, backend=backend)
+        rng = np.random.default_rng(5)
+        solver.net.blobs["data"].data = rng.standard_normal((6, 2, 7, 7))
+        solver.net.blobs["label"].data = rng.integers(0, 9, 6)
+        solver.step(18)
+        runs.append(state(solver))
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("freeze_step: 5", "freeze_step is for mode: SOFT"),
+        ("mode: SOFT begin_step: 2 end_step: 9 freeze_step: 5", "freeze_step must not be before end_step 9, got 5"),
+        ("mode: SOFT margin: -1", "margin must be from 0 to 10, got -1"),
+    ],
+)
+def test_soft_settings_that_cannot_be(text, message):
+    with pytest.raises(ParameterError, match=message):
+        make_solver(more=f"pruning_param {{ sparsity: 0.5 {text} }}")

@@ -6,14 +6,26 @@ import os
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from protocaffe.backends import get_backend
 from protocaffe.errors import BackendError
 
-#: for tests of what only the CPU has, or of what holds only without a GPU
-cpu_only = pytest.mark.skipif(os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu", reason="the tests run on a GPU")
 CHECK_BUILDS = ("cpu-float64", "cuda-float64")
+#: whether what names no device computes on a GPU
+ON_GPU = os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu"
+#: for tests of what only the CPU has, or of what holds only without a GPU
+cpu_only = pytest.mark.skipif(ON_GPU, reason="the tests run on a GPU")
+
+
+def assert_alike(got: Any, wanted: Any, err_msg: str = "") -> None:
+    """Bit for bit; on a GPU, whose longer chains of layers add in another order, to rounding."""
+    if ON_GPU:
+        size = max(1.0, float(np.abs(wanted).max(initial=0)))
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6 * size, err_msg=err_msg)
+    else:
+        np.testing.assert_array_equal(got, wanted, err_msg=err_msg)
 
 
 def backend(name: str) -> Any:

@@ -48,8 +48,8 @@ def data_layer(path: Any, batch: int = 5, more: str = "", transform: str = "", l
 
 
 def make(text: str, backend: Any = None, phase: int = 0, seed: int = 1) -> Net:
-    """The net of a prototxt; on the CPU in floats of the backend's size without one."""
-    return Net(prototxt.parse_net(text), phase, backend=backend, seed=seed)
+    """The net of a prototxt; without a backend on the CPU, wherever other tests compute."""
+    return Net(prototxt.parse_net(text), phase, backend=backend or get_backend("cpu"), seed=seed)
 
 
 def batches(net: Net, count: int) -> list[dict[str, np.ndarray]]:
