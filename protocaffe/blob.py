@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import BackendError, ShapeError
 from .interop import Exchange, View
+from .layout import WeightLayout
 from .memory import Memory, Slot, Storage
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Blob(Exchange):
         self.values = Values(Slot(backend, backend.real), Slot(backend, backend.real), Slot(backend, np.uint8))
         #: declared by the layer: whether pruning may take these weights
         self.prunable = False
+        #: declared by the layer, of a parameter: which values belong to which output
+        self.layout: WeightLayout | None = None
         #: declared by the layer: it is computed from the data, not learnt, and lies outside the arena
         self.statistic = False
         self._handed_out: dict[Storage, View] = {}

@@ -13,6 +13,7 @@ from zlib import crc32
 from .blob import Blob
 from .errors import NetError, ProtocaffeError, ShapeError
 from .fillers import fill, layer_rng
+from .layout import WeightLayout
 from .memory import Memory, Slot
 
 if TYPE_CHECKING:
@@ -124,14 +125,18 @@ class Layer:
         prunable: bool = False,
         mask_filler: Any = None,
         statistic: bool = False,
+        output_axis: int = 0,
+        groups: int = 1,
     ) -> Blob:
         """Add a parameter filled by ``filler`` (a FillerParameter), masked where ``mask_filler`` gives 0.
 
-        A ``statistic`` is computed by the layer's own forward pass: solvers leave it alone.
+        A ``statistic`` is computed by the layer's own forward pass: solvers leave it alone. ``output_axis`` and
+        ``groups`` say which values of a prunable one belong to which output (WeightLayout).
         """
         index = len(self.blobs)
         blob = Blob(self.backend, f"{self.name}[{index}]", tuple(shape))
         blob.prunable, blob.statistic = prunable, statistic
+        blob.layout = WeightLayout(tuple(shape), output_axis, groups)
         with self.context():
             _ = blob.data_mem  # more memory than there is fails here, before it is filled
         if filler is not None:

@@ -34,6 +34,7 @@ def open_net(
     gpu: str | None = None,
     math: str | None = None,
     reuse_memory: bool = False,
+    seed: int | None = None,
 ) -> Net:
     """A net from a prototxt, with weights from files separated by commas."""
     from protocaffe import TEST, TRAIN
@@ -41,7 +42,8 @@ def open_net(
 
     value = TRAIN if phase.upper() == "TRAIN" else TEST
     backend = wanted_backend(cpu, gpu, math)
-    net = Net(model, value, level=level, stages=split(stage), backend=backend, reuse_memory=reuse_memory)
+    stages = split(stage)
+    net = Net(model, value, level=level, stages=stages, backend=backend, seed=seed, reuse_memory=reuse_memory)
     for path in split(weights):
         net.copy_from(path)
     return net

@@ -146,7 +146,8 @@ class BaseConvolution(Layer):
                 ParameterError,
                 f"group {self.group} must divide the {self.channels} input channels and num_output {self.num_output}",
             )
-        self.add_param(self.weight_shape(), p.weight_filler, prunable=True, mask_filler=self.mask_filler())
+        axis, groups = self.weight_outputs()
+        self.add_param(self.weight_shape(), p.weight_filler, True, self.mask_filler(), output_axis=axis, groups=groups)
         self.bias_term = p.bias_term
         if p.bias_term:
             self.add_param((self.num_output,), p.bias_filler)
@@ -154,6 +155,10 @@ class BaseConvolution(Layer):
     def weight_shape(self) -> tuple[int, ...]:
         """Outputs, inputs of a group, kernel."""
         return (self.num_output, self.channels // self.group, *self.kernel)
+
+    def weight_outputs(self) -> tuple[int, int]:
+        """The axis of `weight_shape` that counts the outputs, and of how many groups: `add_param` takes them."""
+        return 0, 1
 
     @property
     def engine(self) -> str:

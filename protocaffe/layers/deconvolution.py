@@ -33,6 +33,10 @@ class Deconvolution(BaseConvolution):
         """Inputs, outputs of a group, kernel."""
         return (self.channels, self.num_output // self.group, *self.kernel)
 
+    def weight_outputs(self) -> tuple[int, int]:
+        """Axis 1 counts those of each group."""
+        return 1, self.group
+
     def reshape(self, bottom, top):
         first = self.check_bottoms(bottom)
         if len(top) != len(bottom):

@@ -36,7 +36,8 @@ class InnerProduct(Layer):
         self.inputs = bottom[0].count_range(self.first_axis)
         shape = (self.inputs, self.outputs) if self.transpose else (self.outputs, self.inputs)
         mask_filler = p.mask_filler if p.HasField("mask_filler") else None
-        self.add_param(shape, p.weight_filler, prunable=True, mask_filler=mask_filler)
+        axis = int(self.transpose)
+        self.add_param(shape, p.weight_filler, prunable=True, mask_filler=mask_filler, output_axis=axis)
         if self.bias_term:
             self.add_param((self.outputs,), p.bias_filler)
 

@@ -115,7 +115,7 @@ def test_any_sparsity_is_reached_and_never_overshot_by_more_than_rounding(sizes,
     [
         ({"sparsity": 1.0}, r"sparsity must be a share in \[0, 1\), got 1"),
         ({"sparsity": -0.1}, "got -0.1"),
-        ({"sparsity": 0.5, "scope": "local"}, 'scope must be "global" or "uniform", got "local"'),
+        ({"sparsity": 0.5, "scope": "local"}, 'scope must be "global", "uniform" or "erk", got "local"'),
         ({"sparsity": 0.5, "layer_sparsity": {"conv9": 0.5}}, 'no prunable layer "conv9"; prunable are a'),
         ({"sparsity": 0.5, "layer_sparsity": {"a": 2}}, "a must be a share"),
         ({"sparsity": 0.5, "min_keep": -1}, "min_keep"),
