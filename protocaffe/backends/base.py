@@ -110,9 +110,11 @@ class Backend(Copies, ABC):
     def replay(self, calls: Sequence[Bound]) -> None:
         """Run bound calls in order, after what Python wrote has reached the device."""
         self.flush()
-        for call in calls:
-            call()
-        self.epoch += 1
+        try:
+            for call in calls:
+                call()
+        finally:  # some may have run
+            self.epoch += 1
         if self.loans:
             self.let_others_wait()
 
