@@ -129,6 +129,9 @@ KERNEL clip_scale(long rows, long n, const real* partial, const real* hyper, rea
   }
 }
 
+// y += x^2
+KERNEL square_add(long n, const real* x, real* y) { FOR_EACH(i, n) y[i] += x[i] * x[i]; }
+
 // y = keep ? x : +0: the weights that layers read, of those that are updated
 KERNEL masked_copy(long n, const u8* mask, const real* x, real* y) { FOR_EACH(i, n) y[i] = mask[i] ? x[i] : real(0); }
 

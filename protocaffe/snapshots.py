@@ -17,7 +17,9 @@ from .memory import Memory
 if TYPE_CHECKING:
     from .backends import Backend
     from .iteration import Iteration
+    from .memory import Storage
     from .net import Net
+    from .pruning.training import Pruner
 
 logger = logging.getLogger("protocaffe.solver")
 
@@ -37,6 +39,7 @@ class Snapshots:
     _losses: Any
     _iteration: Iteration
     _look: Callable[[], None]
+    _pruner: Pruner | None
 
     def snapshot_name(self, extension: str) -> str:
         """``<prefix>_iter_<N><extension>``; without a prefix, or with a folder as one, the solver's name serves."""
@@ -94,8 +97,10 @@ class Snapshots:
             for key, choice in self.backend.choices.items():
                 resume.engine.add(key=key, choice=choice)
             if self.net.arena.soft:
-                arena = self.net.arena
-                resume.master.extend(arena.piece(arena.master, b).read().astype("<f4").tobytes() for b in arena.blobs)
+                resume.master.extend(self._packed(self.net.arena.master))
+            if self._pruner is not None and self._pruner.squares is not None:
+                resume.squares.extend(self._packed(self._pruner.squares.storage))
+                resume.summed = self._pruner.summed
             for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
                     resume.source.add(net=index, layer=layer.name, position=layer.position())
@@ -144,7 +149,7 @@ class Snapshots:
         if state.learned_net:
             # the masks that the snapshot has, and no more
             self.net.copy_from(self._find_weights(path, state.learned_net), keep_masks=False)
-        self._restore_masters(path, state.resume.master if state.resume is not None else ())
+        self._restore_pruning(path, state.resume)
         for memory, values in history:
             memory.array[...] = values
         self.iter, self.current_step = state.iter, state.current_step
@@ -184,18 +189,33 @@ class Snapshots:
             raise SolverError(f'"{path}": its weights are neither at "{learned_net}" nor at "{beside}"')
         return found
 
-    def _restore_masters(self, path: str, stored: Any) -> None:
-        """What lay behind the masks, in a state of soft pruning."""
+    def _packed(self, storage: Storage) -> list[bytes]:
+        """Each learnable parameter's piece of a storage of the arena's size."""
+        arena = self.net.arena
+        return [arena.piece(storage, blob).read().astype("<f4").tobytes() for blob in arena.blobs]
+
+    def _unpack(self, path: str, stored: Any, storage: Storage, what: str) -> None:
+        arena = self.net.arena
+        if [len(values) for values in stored] != [4 * blob.count for blob in arena.blobs]:
+            raise SolverError(f'"{path}": {what} are not those of this net')
+        for blob, values in zip(arena.blobs, stored, strict=True):
+            arena.piece(storage, blob).array[...] = np.frombuffer(values, "<f4").reshape(blob.shape)
+
+    def _restore_pruning(self, path: str, resume: Any) -> None:
+        """What lay behind the masks in a state of soft pruning, and what second-order pruning had gathered."""
         arena = self.net.arena
         if arena.soft:
             arena.harden()
-        if not stored:
-            return
-        if [len(values) for values in stored] != [4 * blob.count for blob in arena.blobs]:
-            raise SolverError(f'"{path}": the weights behind its masks are not those of this net')
-        arena.soften()
-        for blob, values in zip(arena.blobs, stored, strict=True):
-            arena.piece(arena.master, blob).array[...] = np.frombuffer(values, "<f4").reshape(blob.shape)
+        if resume is not None and resume.master:
+            arena.soften()
+            self._unpack(path, resume.master, arena.master, "the weights behind its masks")
+        if self._pruner is not None and self._pruner.squares is not None:
+            squares = self._pruner.squares
+            squares.assign(np.zeros(arena.size))
+            self._pruner.summed = 0
+            if resume is not None and resume.squares:
+                self._unpack(path, resume.squares, squares.storage, "the squared gradients")
+                self._pruner.summed = resume.summed
 
     def _resume(self, resume: Any) -> None:
         self.seed = int(resume.seed)

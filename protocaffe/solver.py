@@ -319,7 +319,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             for _, on_gradients in self._callbacks:
                 on_gradients()
             if self._pruner is not None:
-                self._pruner.prune(self.iter)
+                self._pruner.prune(self.iter, self.seed)
             self.apply_update()
             if self._debug:
                 debug.log_update(self.net)

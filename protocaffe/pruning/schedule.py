@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ParameterError
+from .arguments import decimal
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,17 @@ class Schedule:
 
     @classmethod
     def of(cls, param: Any, max_iter: int) -> Schedule:
-        """The schedule of a PruningParameter. Raises ParameterError for what cannot be."""
+        """The schedule of a PruningParameter whose shares were checked (arguments.py); n:m comes in one shot.
+
+        Raises ParameterError for what cannot be.
+        """
         kind = param.Schedule.Name(param.schedule)
         end = param.end_step if param.HasField("end_step") else max(param.begin_step, max_iter * 3 // 4)
-        if not param.HasField("sparsity"):
-            raise ParameterError("pruning_param: sparsity must be given: the share of weights that are to go")
-        for name in ("sparsity", "initial_sparsity"):
-            if not 0 <= getattr(param, name) < 1:
-                raise ParameterError(f"pruning_param: {name} must be a share in [0, 1), got {getattr(param, name):g}")
-        if param.initial_sparsity > param.sparsity:
-            raise ParameterError(
-                f"pruning_param: initial_sparsity {param.initial_sparsity:g} is more than sparsity {param.sparsity:g}"
-            )
+        if param.HasField("n"):
+            kind, end = "ONE_SHOT", param.begin_step
+        first, last = decimal(param.initial_sparsity), decimal(param.sparsity)
+        if first > last:
+            raise ParameterError(f"pruning_param: initial_sparsity {first:g} is more than sparsity {last:g}")
         if param.frequency < 1:
             raise ParameterError(f"pruning_param: frequency must be at least 1, got {param.frequency}")
         if param.begin_step < 0 or end < param.begin_step:
@@ -45,7 +45,7 @@ class Schedule:
                 "pruning_param: begin_step must be at least 0 and end_step not before it, "
                 f"got {param.begin_step} and {end}"
             )
-        return cls(kind, param.begin_step, end, param.frequency, param.initial_sparsity, param.sparsity)
+        return cls(kind, param.begin_step, end, param.frequency, first, last)
 
     @property
     def steps(self) -> list[int]:

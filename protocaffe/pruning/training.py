@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ParameterError, did_you_mean
-from .magnitude import Weights, magnitude_masks
+from ..errors import ParameterError
+from .arguments import pruning_arguments
+from .choice import Weights
 from .net import prunable_weights, set_masks, sparsity_of_net
 from .schedule import Schedule
+from .scores import first_order_scores, magnitude_scores, random_scores, second_order_scores
 
 if TYPE_CHECKING:
     from ..net import Net
@@ -22,32 +26,25 @@ class Pruner:
     """Prunes ``net`` at the schedule's iterations, when their gradients are there and before their update.
 
     With ``mode: HARD`` what is pruned stays so. With SOFT it learns on behind its mask, from the gradients that the net
-    without it has, and comes back when its magnitude exceeds those that are kept by ``margin`` (pruning and splicing:
-    Guo, Yao and Chen 2016, Dynamic Network Surgery, arXiv 1608.04493); masks are chosen anew at every step of the
-    schedule, and from end_step on at the same pace until freeze_step, when what is pruned is gone.
+    without it has, and comes back when its score exceeds those that are kept by ``margin`` (pruning and splicing: Guo,
+    Yao and Chen 2016, Dynamic Network Surgery, arXiv 1608.04493); masks are chosen anew at every step of the schedule,
+    and from end_step on at the same pace until freeze_step, when what is pruned is gone.
 
-    What is chosen at an iteration depends on its weights, gradients and number alone, so that a resumed run chooses
-    what an uninterrupted one does. Raises ParameterError for what cannot be.
+    Scores are those of scores.py: FIRST_ORDER takes the gradient of the iteration, SECOND_ORDER the mean of the squared
+    gradients since the last step. What is chosen depends on weights, gradients, number of the iteration and seed alone,
+    so that a resumed run chooses what an uninterrupted one does. Raises ParameterError for what cannot be.
     """
 
     def __init__(self, net: Net, param: Any, max_iter: int) -> None:
         self.net = net
         self.param = param
+        self.arguments = pruning_arguments(param, [weights.name for weights in prunable_weights(net)])
         self.schedule = Schedule.of(param, max_iter)
         self.soft = param.mode == param.SOFT
         self.freeze = self._freeze(max_iter)
-        names = [weights.name for weights in prunable_weights(net)]
-        self._shares: dict[str, float] = {}
-        for rule in param.layer:
-            if rule.name not in names:
-                hint = did_you_mean(rule.name, names)
-                raise ParameterError(f'pruning_param: no prunable layer "{rule.name}"{hint}')
-            if rule.exclude == rule.HasField("sparsity"):
-                raise ParameterError(f'pruning_param: layer "{rule.name}" needs either a sparsity or exclude: true')
-            if not 0 <= rule.sparsity < 1:
-                who = f'pruning_param: the sparsity of layer "{rule.name}"'
-                raise ParameterError(f"{who} must be a share in [0, 1), got {rule.sparsity:g}")
-            self._shares[rule.name] = rule.sparsity
+        #: sums of squared gradients since the last step, and of how many iterations
+        self.squares = net.backend.empty((net.arena.size,)) if self.arguments.method == "second-order" else None
+        self.summed = 0
 
     def _freeze(self, max_iter: int) -> int:
         param, end = self.param, self.schedule.steps[-1]
@@ -60,15 +57,19 @@ class Pruner:
             raise ParameterError(f"pruning_param: margin must be from 0 to 10, got {param.margin:g}")
         return int(freeze)
 
-    def prune(self, iteration: int) -> None:
+    def prune(self, iteration: int, seed: int) -> None:
         """Prune, if ``iteration`` is one of the schedule's."""
+        net = self.net
+        if self.squares is not None and iteration <= self.freeze:
+            net.backend.run("square_add", net.arena.size, net.arena_memory("diff"), self.squares)
+            self.summed += 1
         progress = self.schedule.progress(iteration)
         if progress is None and self._splices(iteration):
             progress = 1.0
         if progress is not None:
-            self._choose(progress, iteration)
+            self._choose(progress, iteration, seed)
         if self.soft and iteration == self.freeze:
-            self.net.arena.harden()
+            net.arena.harden()
             logger.info("Iteration %d, the masks are frozen: what is pruned is gone", iteration)
 
     def _splices(self, iteration: int) -> bool:
@@ -77,42 +78,57 @@ class Pruner:
         due = (iteration - schedule.begin) % schedule.every == 0 or iteration == self.freeze
         return self.soft and schedule.steps[-1] < iteration <= self.freeze and due
 
-    def _choose(self, progress: float, iteration: int) -> None:
-        param, schedule = self.param, self.schedule
-        if self.soft and not self.net.arena.soft:
-            self.net.arena.soften()
-        own = {name: schedule.share(progress, share) if share else 0.0 for name, share in self._shares.items()}
-        min_keep = param.min_keep if param.HasField("min_keep") else None
-        scope = param.Scope.Name(param.scope).lower()
-        before = [weights.mask for weights in prunable_weights(self.net)]
-        before = [None if mask is None else mask.copy() for mask in before]
-        masks = magnitude_masks(self._scores(), schedule.share(progress), scope, own, min_keep)
-        set_masks(self.net, masks)
-        back = 0
-        if self.net.arena.soft:
-            back = sum(int((new & ~old).sum()) for new, old in zip(masks, before, strict=True) if old is not None)
+    def _choose(self, progress: float, iteration: int, seed: int) -> None:
+        schedule, net = self.schedule, self.net
+        if self.soft and not net.arena.soft:
+            net.arena.soften()
+        arguments = self.arguments
+        if arguments.sparsity is not None:
+            own = {name: schedule.share(progress, share) for name, share in arguments.layer_sparsity.items()}
+            arguments = replace(arguments, sparsity=schedule.share(progress), layer_sparsity=own)
+        weights = self._weights()
+        before = [w.alive.copy() for w in weights]
+        scores = self._scores(weights, seed)
+        if net.arena.soft:
+            less = 1 / (1 + self.param.margin)
+            scores = [np.where(w.alive, score, score * less) for w, score in zip(weights, scores, strict=True)]
+            weights = [w._replace(mask=None) for w in weights]
+        masks = arguments.masks(weights, scores)
+        set_masks(net, masks)
+        if net.arena.soft:
             self._unmask()
-        report = sparsity_of_net(self.net)
+        report = sparsity_of_net(net)
+        back = sum(int((new & ~old).sum()) for new, old in zip(masks, before, strict=True))
         logger.info(
             "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, report.sparsity,
-            report.prunable - report.zeros, report.prunable, f", {back} came back" if self.net.arena.soft else "",
+            report.prunable - report.zeros, report.prunable, f", {back} came back" if net.arena.soft else "",
         )  # fmt: skip
 
-    def _scores(self) -> list[Weights]:
-        """What magnitudes are ranked: of the weights behind the masks, if they live on, smaller where pruned now."""
-        if not self.net.arena.soft:
-            return prunable_weights(self.net)
-        arena, less = self.net.arena, 1 / (1 + self.param.margin)
-        out = []
-        for weights, blob in zip(prunable_weights(self.net), self.net.prunable(), strict=True):
-            score = np.abs(arena.piece(arena.master, blob).read())
-            if weights.mask is not None:
-                score[~weights.mask] *= less
-            out.append(Weights(weights.name, score))
-        return out
+    def _weights(self) -> list[Weights]:
+        """What is scored: the weights, those behind the masks if they live on."""
+        weights, arena = prunable_weights(self.net), self.net.arena
+        if not arena.soft:
+            return weights
+        pairs = zip(weights, self.net.prunable(), strict=True)
+        return [w._replace(values=arena.piece(arena.master, blob).read()) for w, blob in pairs]
+
+    def _scores(self, weights: Sequence[Weights], seed: int) -> list[np.ndarray]:
+        method, arena, blobs = self.arguments.method, self.net.arena, self.net.prunable()
+        if method == "magnitude":
+            return magnitude_scores(weights)
+        if method == "random":
+            return random_scores(weights, seed)
+        if self.squares is None:
+            return first_order_scores(weights, [arena.piece(arena.diff, blob).read() for blob in blobs])
+        squares = [arena.piece(self.squares.storage, blob).read() / max(1, self.summed) for blob in blobs]
+        self.squares.assign(np.zeros(arena.size))
+        self.summed = 0
+        return second_order_scores(weights, squares)
 
     def _unmask(self) -> None:
         """Layers read what lies behind the masks as they are now."""
         net = self.net
+        if net.arena.mask is None:
+            return
         args = (net.arena_memory("mask"), net.arena_memory("master"), net.arena_memory("working"))
         net.backend.run("masked_copy", net.arena.size, *args)

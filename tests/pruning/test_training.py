@@ -332,3 +332,53 @@ def test_a_device_with_memory_of_its_own_prunes_alike():
 def test_soft_settings_that_cannot_be(text, message):
     with pytest.raises(ParameterError, match=message):
         make_solver(more=f"pruning_param {{ sparsity: 0.5 {text} }}")
+
+
+# ------------------------------------------------------------------------------------------------------------ methods
+METHODS = {
+    "random": "method: RANDOM sparsity: 0.7",
+    "first-order": "method: FIRST_ORDER sparsity: 0.7",
+    "second-order": "method: SECOND_ORDER sparsity: 0.7",
+    "second-order, soft": "method: SECOND_ORDER sparsity: 0.7 mode: SOFT freeze_step: 12",
+    "erk": "scope: ERK sparsity: 0.7",
+    "2:4": "n: 2 m: 4",
+}
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 9, 12, 13])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_on_exactly(name, stop, tmp_path):
+    more = (
+        f'pruning_param {{ {METHODS[name]} begin_step: 4 end_step: 10 frequency: 3 }} snapshot_prefix: "{tmp_path}/s"'
+    )
+    whole, first, again = (make_solver("Adam", more) for _ in range(3))
+    whole.step(15)
+    first.step(stop)
+    again.restore(first.snapshot()[1])
+    again.step(15 - stop)
+    for a, b in zip(state(whole), state(again), strict=True):
+        assert a.tobytes() == b.tobytes()
+    wanted = 0.5 if name == "2:4" else 0.7
+    assert sparsity_of_net(whole.net).sparsity == pytest.approx(wanted, abs=0.03)
+
+
+@pytest.mark.parametrize("method", ["FIRST_ORDER", "SECOND_ORDER"])
+def test_the_weights_that_go_are_those_whose_loss_is_least(method):
+    """By hand: the scores of the iteration (and of the ones before it) in float64, all weights in one ranking."""
+    more = f"pruning_param {{ method: {method} sparsity: 0.4 schedule: ONE_SHOT begin_step: 2 min_keep: 1 }}"
+    solver, squares = make_solver("SGD", more), 0.0
+    seen: dict[str, np.ndarray] = {}
+
+    def look():
+        nonlocal squares
+        blobs = solver.net.prunable()
+        seen["w"] = np.concatenate([blob.data.ravel().astype(np.float64) for blob in blobs])
+        seen["g"] = np.concatenate([blob.diff.ravel().astype(np.float64) for blob in blobs])
+        squares = squares + seen["g"] ** 2
+
+    solver.add_callback(lambda: None, look)
+    solver.step(3)
+    scores = np.abs(seen["w"] * seen["g"]) if method == "FIRST_ORDER" else seen["w"] ** 2 * squares
+    pruned = np.concatenate([(blob.data == 0).ravel() for blob in solver.net.prunable()])
+    assert pruned.mean() == pytest.approx(0.4, abs=0.001)
+    assert scores[pruned].max() <= scores[~pruned].min() * (1 + 1e-5)
