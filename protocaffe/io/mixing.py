@@ -107,7 +107,8 @@ class _Contexts(dict[bytes, dict[int, Slot]]):
         self._learnt = learnt
 
     def __missing__(self, key: bytes) -> dict[int, Slot]:
-        self[key] = known = defaultdict(slot)
+        known: dict[int, Slot] = defaultdict(slot)
+        self[key] = known
         for node, state in self._learnt.get(key, {}).items():
             known[node] = [*state]
         return known
