@@ -39,8 +39,10 @@ from .files import atomic_write
 from .mixing import Encoder
 from .primer import PRIMER
 
-#: steps of the mixed coder, each some microseconds, that parameters may take
-SPENT_STEPS = 1 << 20
+#: steps of the mixed coder, each some microseconds: what all parameters may take, and for how many a byte must be saved
+SPENT_STEPS, STEPS_PER_BYTE = 1 << 20, 256
+#: bytes in the directory for a section
+SECTION = 3
 
 
 @dataclass
@@ -86,7 +88,7 @@ def pack(net: Any, layers: Sequence[CodedLayer]) -> tuple[bytes, Sizes]:
     sizes = Sizes()
     directory = bytearray(_varint(len(places)))
     sections: list[bytes] = []
-    jobs: list[tuple[CodedBlob, int, bool, StoredSize]] = []
+    jobs: list[tuple[CodedBlob, bool, StoredSize]] = []
     spent, previous = 0, -1
     for place, layer in places:
         directory += _varint(place - previous - 1) + _varint(len(layer.blobs))
@@ -96,14 +98,14 @@ def pack(net: Any, layers: Sequence[CodedLayer]) -> tuple[bytes, Sizes]:
                 directory += bytes((SHARED,)) + _extents(blob)
                 continue
             steps = _steps(blob)
-            mixed = spent + steps <= SPENT_STEPS
+            mixed = spent + steps <= SPENT_STEPS and _pays(blob, steps)
             spent += steps if mixed else 0
             size = StoredSize(
                 layer.name, index, prod(blob.shape), _nonzeros(blob), 0 if blob.book is None else len(blob.book)
             )
             sizes.blobs.append(size)
             directory += _entry(blob, mixed, sections, size)
-            jobs.append((blob, spent, mixed, size))
+            jobs.append((blob, mixed, size))
     _allow(len(directory) <= MAX_DIRECTORY, "the directory of parameters", len(directory), MAX_DIRECTORY)
 
     coder = Encoder()
@@ -119,20 +121,16 @@ def pack(net: Any, layers: Sequence[CodedLayer]) -> tuple[bytes, Sizes]:
     coder.text(bytes(directory), len(directory))
     sizes.directory = len(coder.out) - at
     books = Books(coder)
-    for blob, _, mixed, size in jobs:
+    for blob, mixed, size in jobs:
         at = len(coder.out)
         if blob.book is not None and not blob.step:
             books.code(_table_kind(blob.book), blob.book, len(blob.book))
         size.book += len(coder.out) - at
         if not mixed:
             continue
-        at = len(coder.out)
-        if blob.kept is not None:
-            sparse_code.positions(coder, blob.kept.reshape(sparse_code.matrix_shape(blob.shape)), _free)
-        size.positions += len(coder.out) - at
-        at = len(coder.out)
-        if blob.book is not None:
-            sparse_code.codes(coder, blob.values, len(blob.values), code_bits(len(blob.book)), _free)
+        begin = len(coder.out)
+        at = _code(coder, blob)
+        size.positions += at - begin
         size.codes += len(coder.out) - at
     stream = coder.finish()
     head = b"".join(map(_varint, (len(text), len(packed_net), len(directory), len(stream))))
@@ -202,6 +200,28 @@ def _steps(blob: CodedBlob) -> int:
 
 def _extents(shape: tuple[int, ...]) -> bytes:
     return _varint(len(shape)) + b"".join(map(_varint, shape))
+
+
+def _pays(blob: CodedBlob, steps: int) -> bool:
+    """Whether the mixed way saves so much against sections of bytes that it is worth its time."""
+    plain = 0
+    if blob.kept is not None:
+        plain += len(sparse_code.deflated(sparse_code.pack_gaps(blob.kept)[1].tobytes())) + SECTION
+    if blob.book is not None:
+        plain += len(sparse_code.deflated(blob.values.tobytes())) + SECTION
+    trial = Encoder()
+    _code(trial, blob)
+    return len(trial.finish()) + steps // STEPS_PER_BYTE <= plain
+
+
+def _code(coder: Encoder, blob: CodedBlob) -> int:
+    """Code positions and codes; returns where the codes begin."""
+    if blob.kept is not None:
+        sparse_code.positions(coder, blob.kept.reshape(sparse_code.matrix_shape(blob.shape)), _free)
+    at = len(coder.out)
+    if blob.book is not None:
+        sparse_code.codes(coder, blob.values, len(blob.values), code_bits(len(blob.book)), _free)
+    return at
 
 
 def _entry(blob: CodedBlob, mixed: bool, sections: list[bytes], size: StoredSize) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 #: [probability of a 1, how often it was seen]
 Slot = list[float]
@@ -35,7 +36,7 @@ class Coder:
 
     def __init__(self) -> None:
         self._low, self._high = 0, 0xFFFFFFFF
-        self._text: dict[bytes, dict[int, Slot]] = defaultdict(lambda: defaultdict(slot))
+        self._text = _Contexts({})
         self._text_weights = [0.35] * ORDERS
         self._past = b""
 
@@ -93,11 +94,24 @@ class Coder:
         return bytes(out)
 
     def learn(self, data: bytes) -> None:
-        """Take in text that both sides know, so that what is like it costs less."""
-        school = _School()
-        school._text, school._text_weights, school._past = self._text, self._text_weights, self._past
-        school.text(data, len(data))
-        self._past = school._past
+        """Before any text, take in one that both sides know, so that what is like it costs less."""
+        school = _school(data)
+        self._text, self._text_weights, self._past = _Contexts(school._text), [*school._text_weights], school._past
+
+
+class _Contexts(dict[bytes, dict[int, Slot]]):
+    """Slots by context and node of a byte's tree; what a context has learnt elsewhere is copied on its first use."""
+
+    def __init__(self, learnt: dict[bytes, dict[int, Slot]]) -> None:
+        super().__init__()
+        self._learnt = learnt
+
+    def __missing__(self, key: bytes) -> dict[int, Slot]:
+        known: dict[int, Slot] = defaultdict(slot)
+        self[key] = known
+        for node, state in self._learnt.get(key, {}).items():
+            known[node] = [*state]
+        return known
 
 
 class _School(Coder):
@@ -105,6 +119,13 @@ class _School(Coder):
 
     def coded(self, bit: int, p: int) -> int:
         return bit
+
+
+@lru_cache(maxsize=1)
+def _school(data: bytes) -> _School:
+    school = _School()
+    school.text(data, len(data))
+    return school
 
 
 class Encoder(Coder):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from math import prod
 
 import numpy as np
@@ -95,13 +96,13 @@ def codes(coder: Coder, values: np.ndarray, count: int, bits: int, spend: Callab
 
 # ----------------------------------------------------------------------------------------------------- bytes, deflated
 def pack_gaps(kept: np.ndarray) -> tuple[int, np.ndarray]:
-    """Relative indices of the True ones in a flat array: (width, symbols), at the width that is estimated smallest.
+    """Relative indices of the True ones in a flat array: (width, symbols), at the width that packs best.
 
     A symbol below 2^width - 1 is the number of zeros before the next weight; the largest one stands for that many zeros
     and no weight.
     """
     zeros = np.diff(np.flatnonzero(kept), prepend=-1) - 1
-    best = min(range(1, 9), key=lambda width: _entropy(zeros, width))
+    best = min(range(1, 9), key=lambda width: _huffman(zeros, width))
     filler = (1 << best) - 1
     runs = zeros // filler
     symbols = np.full(len(zeros) + int(runs.sum()), filler, np.uint8)
@@ -109,12 +110,19 @@ def pack_gaps(kept: np.ndarray) -> tuple[int, np.ndarray]:
     return best, symbols
 
 
-def _entropy(zeros: np.ndarray, width: int) -> float:
+def _huffman(zeros: np.ndarray, width: int) -> int:
+    """The bits that these indices take in a Huffman code, some for its table among them."""
     filler = (1 << width) - 1
-    counts = np.bincount(zeros % filler, minlength=filler + 1).astype(np.float64)
-    counts[filler] = float((zeros // filler).sum())
-    counts = counts[counts > 0]
-    return float(-(counts * np.log2(counts / counts.sum())).sum()) + 4 * len(counts)
+    counts = np.bincount(zeros % filler, minlength=filler + 1)
+    counts[filler] = (zeros // filler).sum()
+    heap = [n for n in counts.tolist() if n]
+    bits = 4 * len(heap)
+    heapify(heap)
+    while len(heap) > 1:
+        both = heappop(heap) + heappop(heap)
+        bits += both
+        heappush(heap, both)
+    return bits
 
 
 def unpack_gaps(symbols: np.ndarray, width: int, count: int) -> np.ndarray | None:
