@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from protocaffe.cli import unlabelled
 from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, state_options
 
 
@@ -22,6 +23,7 @@ from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, st
               "what the sparsity leaves where that is less.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
+@unlabelled.options
 @state_options
 @device_options
 def command(
@@ -35,11 +37,15 @@ def command(
     from protocaffe.cli.session import open_net
     from protocaffe.pruning import prune_net
 
+    given = unlabelled.take(device)
     net = open_net(model, "TEST", weights, level, stage, **device)
     if drop_masks:
         net.drop_masks()
+    work = unlabelled.begin(net, given)
     report = prune_net(net, sparsity, scope, layer_shares(layers), min_keep)
-    net.save(output)
     for line in report.lines():
         click.echo(line)
+    if work is not None:
+        work.finish()
+    net.save(output)
     click.echo(f"wrote {output}")
