@@ -28,9 +28,10 @@ _OPTIONS = (
                  help="Then train N iterations towards the original's outputs on the images."),
     click.option("--max-images", type=click.IntRange(min=HELD_OUT), default=256, show_default=True,
                  help="Read so many images at most; a fifth is held out to measure the agreement."),
-    click.option("--ridge", type=float, help="With --reconstruct: how firmly weights are held where the images say "
-                 "little of them.", default=None),
-    click.option("--distill-rate", type=float, default=None, help="With --distill: the first learning rate (Adam)."),
+    click.option("--ridge", type=click.FloatRange(min=0, min_open=True),
+                 help="With --reconstruct: how firmly weights are held where images say little of them. Default: 0.1."),
+    click.option("--distill-rate", type=click.FloatRange(min=0, min_open=True),
+                 help="With --distill: the first learning rate, of Adam. Default: 0.001."),
     click.option("--resize", metavar="H,W", help="Resize images to this and cut the input's size out of the centre. "
                  "Default: resize to the input's size."),
     click.option("--swap", "--channel-swap", "swap", metavar="LIST",
@@ -111,13 +112,13 @@ class Unlabelled:
         from protocaffe.pruning.batches import Batches, image_input
         from protocaffe.pruning.distill import without_softmax
 
-        self.net, self.given, self.seed = net, given, seed
+        self.net, self.given, self.seed, steps = net, given, seed, preprocessing(given)
         shape = net.blobs[image_input(net)].shape
         paths = list_images(given["images"], given["max_images"], seed)
         if len(paths) < HELD_OUT:
             raise DataError(f'"{given["images"]}" holds {len(paths)} images: at least {HELD_OUT} are needed')
         with bar("images", len(paths)) as update:
-            images = read_images(paths, shape, preprocessing(given), update)
+            images = read_images(paths, shape, steps, update)
         order = np.random.default_rng(seed).permutation(len(images))
         held = len(images) // HELD_OUT
         self.held, self.used = Batches(net, images[order[:held]]), Batches(net, images[order[held:]])

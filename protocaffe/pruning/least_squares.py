@@ -72,9 +72,7 @@ class Fit(NamedTuple):
     after: np.ndarray
 
 
-def refit(
-    sums: Sums, weights: np.ndarray, bias: np.ndarray | None, mask: np.ndarray, ridge: float = RIDGE
-) -> Fit:
+def refit(sums: Sums, weights: np.ndarray, bias: np.ndarray | None, mask: np.ndarray, ridge: float = RIDGE) -> Fit:
     """Minimise, under the mask, ``||y - W x - b||^2 + ridge m ||W - W0||^2`` over the samples, in float64.
 
     Parameters

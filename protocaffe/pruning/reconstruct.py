@@ -47,7 +47,9 @@ class Reconstruction:
         return f"{self.name}: squared error of its outputs {self.before:.4f} -> {self.after:.4f} of their variance"
 
 
-def reconstruct(net: Net, dense: Net, batches: Batches, ridge: float = RIDGE, seed: int = 0) -> Iterator[Reconstruction]:
+def reconstruct(
+    net: Net, dense: Net, batches: Batches, ridge: float = RIDGE, seed: int = 0
+) -> Iterator[Reconstruction]:
     """Refit each layer of ``net`` that has pruned weights; masks stay. Yields what came of each.
 
     Parameters

@@ -5,7 +5,8 @@ import pytest
 
 from protocaffe import TEST, Net
 from protocaffe.io import parse_net
-from protocaffe.pruning import prune_net, reconstruct as module
+from protocaffe.pruning import prune_net
+from protocaffe.pruning import reconstruct as module
 from protocaffe.pruning.batches import Batches
 from protocaffe.pruning.distill import without_softmax
 from protocaffe.pruning.reconstruct import reconstruct, samples
