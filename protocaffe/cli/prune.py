@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from protocaffe.cli import unlabelled
 from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, state_options
 from protocaffe.errors import ParameterError
 
@@ -47,6 +48,7 @@ BATCHES = 10
               "shift of a Scale behind it.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
+@unlabelled.options
 @state_options
 @device_options
 def command(
@@ -72,6 +74,7 @@ def command(
         raise ParameterError(f"--seed is for what is random: nothing is with --method {method}")
     if bias and method not in CHANNEL_METHODS:
         raise ParameterError(f"--bias is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
+    given = unlabelled.take(criterion)
     arguments = wanted(method, **criterion)
     where: dict[str, Any] = {"level": level, "stage": stage, "cpu": cpu, "gpu": gpu, "math": math}
     net = open_net(model, "TEST", weights, **where)
@@ -81,11 +84,11 @@ def command(
         for opened in (net, training):
             if drop_masks and opened is not None:
                 opened.drop_masks()
+        work = unlabelled.begin(net, given)
         result = prune_by(net, arguments, training, batches, seed, bias)
     finally:
         if training is not None:
             training.close()
-    net.save(output)
     if result.held:
         click.echo(f"the net's outputs stay whole: {', '.join(result.held)} (--layer NAME=SHARE prunes them)")
     for line in [*channel_lines(result.channels), *result.report.lines()]:
@@ -94,6 +97,9 @@ def command(
         click.echo(f"{method}: {batches} batches of the TRAIN phase, mean loss {result.loss:.6g}, seed {seed}")
     elif method == "random":
         click.echo(f"random: seed {seed}")
+    if work is not None:
+        work.finish()
+    net.save(output)
     click.echo(f"wrote {output}")
 
 
