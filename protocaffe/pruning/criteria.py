@@ -78,7 +78,7 @@ def prune_by(
         raise ParameterError(f"pruning: nothing can be pruned: every prunable layer is excluded{outputs}")
     scores, loss = net_scores(net, method, training, batches, seed, arguments.exclude)
     if method not in CHANNEL_METHODS:
-        set_masks(net, arguments.masks(weights, scores))
+        set_masks(net, arguments.masks(weights, scores), everywhere=False)
         return Pruned(sparsity_of_net(net), loss)
     a = arguments
     kept = choose_channels(weights, scores, a.sparsity or 0.0, a.scope, a.layer_sparsity, a.min_keep, a.exclude)
@@ -172,7 +172,7 @@ def prune_channels(
     others = [
         companions(net, users) if with_bias and users[0].name not in exclude else [] for users in all_users
     ]  # before any mask is set: they may be impossible
-    set_masks(net, channel_masks(weights, kept))
+    set_masks(net, channel_masks(weights, kept), everywhere=False)
     for blobs, stays in zip(others, kept, strict=True):
         for blob in blobs:
             if not stays.all():

@@ -74,14 +74,14 @@ def all_parameters(net: Net) -> list[np.ndarray]:
     return [blob.data for _, blobs in own_parameters(net) for blob in blobs]
 
 
-def set_masks(net: Net, masks: Sequence[np.ndarray]) -> None:
+def set_masks(net: Net, masks: Sequence[np.ndarray], everywhere: bool = True) -> None:
     """Give the prunable parameters these masks, in the order of `prunable_weights`; pruned weights become +0.
 
-    One that has no mask gets none where nothing is pruned.
+    Unless ``everywhere``, one that has no mask gets none where nothing is pruned.
     """
     prunable = [blob for _, blobs in own_parameters(net) for blob in blobs if blob.prunable]
     for blob, mask in zip(prunable, masks, strict=True):
-        if blob.mask is not None or not np.all(mask):
+        if everywhere or blob.mask is not None or not np.all(mask):
             blob.mask = mask
 
 
@@ -94,7 +94,8 @@ def prune_net(
     exclude: Collection[str] = (),
 ) -> SparsityReport:
     """Prune a net by magnitude (see `magnitude_masks`) and return what is left."""
-    set_masks(net, magnitude_masks(prunable_weights(net), sparsity, scope, layer_sparsity, min_keep, exclude))
+    masks = magnitude_masks(prunable_weights(net), sparsity, scope, layer_sparsity, min_keep, exclude)
+    set_masks(net, masks, everywhere=False)
     return sparsity_of_net(net)
 
 
