@@ -115,7 +115,7 @@ def write_caffemodel(
             w = mine.pop(0)
             for i, blob in enumerate(w.blobs):
                 diff = w.diffs[i] if write_diff else None
-                inner += wire.wrapped(7, wire.blob_parts(blob, diff, w.masks[i], w.tied[i]))
+                inner += wire.wrapped(7, wire.blob_parts(blob, diff, w.masks[i], w.tied[i : i + 1] == [True]))
         parts += wire.wrapped(100, inner)
     for name, left in by_name.items():
         if any(w.blobs for w in left):
