@@ -146,7 +146,7 @@ def _matched(
 
 
 def scale_channels(net: Net, exclude: Collection[str] = ()) -> list[np.ndarray]:
-    """For each of `prunable_weights` |gamma| of the Scale behind it; the mean where layers share a weight."""
+    """For each of `prunable_weights` ``|gamma|`` of the Scale behind it; the mean where layers share a weight."""
     out = []
     for users in users_of_weights(net):
         outputs = users[0].blob.layout.outputs if users[0].blob.layout else 0

@@ -2,12 +2,11 @@
 
 A pruned channel is one whose weights are all pruned. Its score is one of
 
-l1-channels      the mean |w| of its filter, its L1 norm over its size, so that layers compare (Li et al. 2017, arXiv
-                 1608.08710)
-scale-channels   |gamma| of the Scale behind it (Liu et al. 2017, arXiv 1708.06519); following.py
-taylor-channels  |sum over pixels of a g|, a the channel's activations and g their gradients, averaged over images and
-                 batches, then over the L2 norm of the layer's scores (Molchanov et al. 2017, arXiv 1611.06440);
-                 taylor.py
+- l1-channels: the mean ``|w|`` of its filter, its L1 norm over its size, so that layers compare (Li et al. 2017, arXiv
+  1608.08710)
+- scale-channels: ``|gamma|`` of the Scale behind it (Liu et al. 2017, arXiv 1708.06519); following.py
+- taylor-channels: ``|sum over pixels of a g|``, a the channel's activations and g their gradients, averaged over images
+  and batches, then over the L2 norm of the layer's scores (Molchanov et al. 2017, arXiv 1611.06440); taylor.py
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How much a weight matters: a score for each, of which the lowest are pruned first.
 
-magnitude     |w| (Han et al. 2015, arXiv 1506.02626)
-random        a draw from the layer's own generator: the baseline that any criterion has to beat
-first-order   |w g|, g the mean gradient: how much the loss changes, to first order, if w becomes 0 (Molchanov et al.
-              2017, arXiv 1611.06440)
-second-order  w^2 h / 2, h the mean of squared gradients, the diagonal of the empirical Fisher matrix: to second order,
-              at a minimum (LeCun, Denker, Solla 1990, "Optimal Brain Damage"; Theis et al. 2018, arXiv 1801.05787)
+- magnitude: ``|w|`` (Han et al. 2015, arXiv 1506.02626)
+- random: a draw from the layer's own generator: the baseline that any criterion has to beat
+- first-order: ``|w g|``, g the mean gradient: how much the loss changes, to first order, if w becomes 0 (Molchanov et
+  al. 2017, arXiv 1611.06440)
+- second-order: ``w^2 h / 2``, h the mean of squared gradients, the diagonal of the empirical Fisher matrix: to second
+  order, at a minimum (LeCun, Denker, Solla 1990, "Optimal Brain Damage"; Theis et al. 2018, arXiv 1801.05787)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from protocaffe.pruning.choice import Weights
 
 
 def magnitude_scores(weights: Sequence[Weights]) -> list[np.ndarray]:
-    """|w|, in the precision of the weights."""
+    """``|w|``, in the precision of the weights."""
     return [np.abs(w.values).astype(np.float32 if w.values.dtype == np.float32 else np.float64) for w in weights]
 
 
@@ -38,7 +38,7 @@ def _draws(w: Weights, key: int) -> np.ndarray:
 
 
 def first_order_scores(weights: Sequence[Weights], gradients: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """|w g|, in float64: products of small numbers stay apart."""
+    """``|w g|``, in float64: products of small numbers stay apart."""
     return [np.abs(w.values.astype(np.float64) * g) for w, g in zip(weights, gradients, strict=True)]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def taylor_of(activations: np.ndarray, gradients: np.ndarray, axis: int) -> np.ndarray:
-    """For each channel (``axis``) the mean over images of |sum over pixels of a g|, in float64.
+    """For each channel (``axis``) the mean over images of ``|sum over pixels of a g|``, in float64.
 
     >>> a, g = np.array([[[1.0, 2.0]], [[3.0, 0.0]]]), np.array([[[1.0, -1.0]], [[2.0, 5.0]]])
     >>> taylor_of(a, g, 1)
