@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, state_options
+from protocaffe.cli.report import Report, report_options
 
 
 @click.command("prune", cls=CaffeCommand, short_help="Prune weights by magnitude; masks are stored with them.")
@@ -22,11 +23,12 @@ from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, st
               "what the sparsity leaves where that is less.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
+@report_options
 @state_options
 @device_options
 def command(
     model: str, weights: str, sparsity: float, scope: str, layers: tuple[str, ...], min_keep: float | None,
-    drop_masks: bool, output: str, level: int, stage: str, **device: Any,
+    drop_masks: bool, output: str, level: int, stage: str, page: str | None, no_timing: bool, **device: Any,
 ) -> None:  # fmt: skip
     """Prune a net by magnitude: the weights nearest to zero become zero, and a mask keeps them so.
 
@@ -35,7 +37,9 @@ def command(
     from protocaffe.cli.session import open_net
     from protocaffe.pruning import prune_net
 
+    notes = Report(page, not no_timing)
     net = open_net(model, "TEST", weights, level, stage, **device)
+    notes.before(net, weights)
     if drop_masks:
         net.drop_masks()
     report = prune_net(net, sparsity, scope, layer_shares(layers), min_keep)
@@ -43,3 +47,4 @@ def command(
     for line in report.lines():
         click.echo(line)
     click.echo(f"wrote {output}")
+    notes.after(net, output)

@@ -14,6 +14,7 @@ from .schedule import Schedule
 
 if TYPE_CHECKING:
     from ..net import Net
+    from .report import SparsityReport
 
 logger = logging.getLogger("protocaffe.solver")
 
@@ -36,6 +37,8 @@ class Pruner:
         self.schedule = Schedule.of(param, max_iter)
         self.soft = param.mode == param.SOFT
         self.freeze = self._freeze(max_iter)
+        #: (iteration, what was left) of each step of this run
+        self.history: list[tuple[int, SparsityReport]] = []
         names = [weights.name for weights in prunable_weights(net)]
         self._shares: dict[str, float] = {}
         for rule in param.layer:
@@ -97,6 +100,7 @@ class Pruner:
             back = sum(int((new & ~old).sum()) for new, old in zip(masks, before, strict=True) if old is not None)
             self._unmask()
         report = sparsity_of_net(self.net)
+        self.history.append((iteration, report))
         logger.info(
             "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, report.sparsity,
             report.prunable - report.zeros, report.prunable, f", {back} came back" if self.net.arena.soft else "",
