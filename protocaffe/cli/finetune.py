@@ -10,6 +10,7 @@ import click
 from protocaffe.cli import rounds
 from protocaffe.cli.common import CaffeCommand, device_options, mask_options, state_options
 from protocaffe.cli.glog import log_lines
+from protocaffe.cli.report import Report, report_options
 from protocaffe.cli.session import Job, open_solver
 from protocaffe.cli.train import EFFECTS, run
 from protocaffe.lr_policies import learning_rate
@@ -24,11 +25,12 @@ def announcement(solver: Any, job: Job) -> str:
     return f"fine-tuning starts at learning rate {number(rate)} ({source}; {schedule})"
 
 
-def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
+def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot", notes: Report | None = None) -> Any:
     """Fine-tune as asked for; returns the solver after its last iteration."""
     from protocaffe.pruning import sparsity_of_net
 
     job.suffix = "_finetuned"
+    notes = notes or Report(None)
     with log_lines():
         solver = open_solver(job)
         report = sparsity_of_net(solver.net)
@@ -42,9 +44,11 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
         shared = sum(blob.values.tied for blob in solver.net.learnable_params)
         if shared:
             click.echo(f"{shared} code books are tuned: weights that share a value go on sharing it")
+        notes.before(solver.net, job.weights or "", lambda: rounds.accuracy_of(solver))
         run(solver, "finetune", sigint, sighup)
         if job.output:
             solver.net.save(job.output)
+        notes.training(solver)
     return solver
 
 
@@ -58,11 +62,12 @@ def finetune(job: Job, sigint: str = "stop", sighup: str = "snapshot") -> Any:
 @click.option("--sigint-effect", type=EFFECTS, default="stop", show_default=True, help="What Ctrl-C does.")
 @click.option("--sighup-effect", type=EFFECTS, default="snapshot", show_default=True, help="What SIGHUP does.")
 @rounds.options
+@report_options
 @mask_options
 @device_options
 def command(
     sigint_effect: str, sighup_effect: str, target_sparsity: float | None, max_accuracy_drop: float | None, scope: str,
-    record: str | None, **options: Any,
+    record: str | None, page: str | None, no_timing: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Fine-tune a net under its masks: pruned weights stay exactly zero, the others learn.
 
@@ -74,14 +79,16 @@ def command(
     With --target-sparsity or --max-accuracy-drop it prunes by magnitude, too: in rounds of pruning three tenths of
     what is left and fine-tuning, and with less where that was too much. The best net so far lies in --output.
     """
-    job = Job(**options)
+    job, notes = Job(**options), Report(page, not no_timing)
     if target_sparsity is None and max_accuracy_drop is None:
-        solver = finetune(job, sigint_effect, sighup_effect)
+        solver = finetune(job, sigint_effect, sighup_effect, notes)
     else:
-        solver = rounds.by_rounds(job, target_sparsity, max_accuracy_drop, scope, record)
+        solver = rounds.by_rounds(job, target_sparsity, max_accuracy_drop, scope, record, notes)
     from protocaffe.pruning import sparsity_of_net
 
     for line in sparsity_of_net(solver.net).lines()[-2:]:
         click.echo(line)
     if options["output"]:
         click.echo(f"wrote {Path(options['output'])}")
+    timed = solver.test_nets[0] if solver.test_nets else None
+    notes.after(solver.net, options["output"], lambda: rounds.accuracy_of(solver), timed)

@@ -9,6 +9,7 @@ import click
 
 from protocaffe.cli import unlabelled
 from protocaffe.cli.common import CaffeCommand, device_options, layer_shares, state_options
+from protocaffe.cli.report import Report, report_options
 from protocaffe.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ BATCHES = 10
               "shift of a Scale behind it.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
+@report_options
 @unlabelled.options
 @state_options
 @device_options
 def command(
     model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, drop_masks: bool,
-    output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None, **criterion: Any,
+    output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None, page: str | None,
+    no_timing: bool, **criterion: Any,
 ) -> None:  # fmt: skip
     """Prune a net: what matters least becomes zero, and a mask keeps it so.
 
@@ -77,7 +80,9 @@ def command(
     given = unlabelled.take(criterion)
     arguments = wanted(method, **criterion)
     where: dict[str, Any] = {"level": level, "stage": stage, "cpu": cpu, "gpu": gpu, "math": math}
+    notes = Report(page, not no_timing)
     net = open_net(model, "TEST", weights, **where)
+    notes.before(net, weights)
     training = open_net(model, "TRAIN", weights, seed=seed or 0, **where) if gradients else None
     batches, seed = batches or BATCHES, seed or 0
     try:
@@ -101,6 +106,7 @@ def command(
         work.finish()
     net.save(output)
     click.echo(f"wrote {output}")
+    notes.after(net, output)
 
 
 def wanted(

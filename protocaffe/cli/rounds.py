@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
 from protocaffe.cli.glog import log_lines
+from protocaffe.cli.report import Report, copied
 from protocaffe.cli.session import Job, open_solver
 from protocaffe.cli.train import run
 from protocaffe.errors import ParameterError
 
-if TYPE_CHECKING:
-    from protocaffe.io.caffemodel import LayerWeights
 
-
-def copied(net: Any) -> list[LayerWeights]:
-    """The weights and masks of a net, as they are now."""
-    out = []
-    for layer in net.layer_weights():
-        masks = [None if mask is None else mask.copy() for mask in layer.masks]
-        out.append(replace(layer, blobs=[np.array(blob) for blob in layer.blobs], masks=masks))
-    return out
+def accuracy_of(solver: Any) -> float | None:
+    """The first accuracy of the first test net, None where there is none."""
+    for name, value in (solver.test(0) if solver.test_nets else {}).items():
+        if "acc" in name.lower() or "top" in name.lower():
+            return float(np.ravel(value)[0])
+    return None
 
 
 class Rounds:
@@ -44,13 +41,11 @@ class Rounds:
         """The first accuracy of the first test net."""
         if not self.solver.test_nets:
             raise ParameterError(f'"{self.job.solver}" has no test net (test_iter, test_interval): nothing to score')
-        scores = self.solver.test(0)
-        for name, value in scores.items():
-            if "acc" in name.lower() or "top" in name.lower():
-                return float(np.ravel(value)[0])
-        raise ParameterError(
-            f'the test net of "{self.job.solver}" has no accuracy among its outputs: {", ".join(scores)}'
-        )
+        accuracy = accuracy_of(self.solver)
+        if accuracy is None:
+            outputs = ", ".join(self.solver.test_nets[0].outputs)
+            raise ParameterError(f'the test net of "{self.job.solver}" has no accuracy among its outputs: {outputs}')
+        return accuracy
 
     def attempt(self, sparsity: float) -> float:
         """Prune the best net, fine-tune it, and score what comes out."""
@@ -74,7 +69,8 @@ class Rounds:
             self.solver.net.save(self.output)
 
 
-def by_rounds(job: Job, target: float | None, max_drop: float | None, scope: str, record: str | None) -> Any:
+def by_rounds(job: Job, target: float | None, max_drop: float | None, scope: str, record: str | None,
+              notes: Report | None = None) -> Any:  # fmt: skip
     """Search (see pruning/loop.py); prints a line for each round and writes them all to ``record`` as JSON."""
     from protocaffe.io.files import atomic_write
     from protocaffe.pruning import sparsity_of_net
@@ -84,6 +80,8 @@ def by_rounds(job: Job, target: float | None, max_drop: float | None, scope: str
     with log_lines():
         work = Rounds(job, scope)
         start = sparsity_of_net(work.solver.net).sparsity
+        notes = notes or Report(None)
+        notes.before(work.solver.net, job.weights or "", lambda: work.baseline)
         click.echo(f"the net as it comes: sparsity {start:.2%}, accuracy {work.baseline:.4f}")
         for done in search(work.attempt, work.keep, work.baseline, start, target, max_drop):
             if work.stopped:
@@ -94,6 +92,7 @@ def by_rounds(job: Job, target: float | None, max_drop: float | None, scope: str
                 "round": done.number, "sparsity": report.sparsity, "nonzeros": report.nonzeros,
                 "parameters": report.parameters, "accuracy": done.accuracy, "kept": done.kept,
             })  # fmt: skip
+            notes.round(done.number, report, done.accuracy, done.kept)
             what = "kept" if done.kept else "too much: once more with half of it"
             click.echo(
                 f"round {done.number}: sparsity {report.sparsity:.2%}, {report.nonzeros:,} of {report.parameters:,} "

@@ -31,9 +31,9 @@ class Times(NamedTuple):
     net_backward: float
 
 
-def milliseconds(net: Net, work: Callable[[], object], times: int) -> float:
+def milliseconds(net: Net, work: Callable[[], object], times: int, warm: int = 2) -> float:
     """The mean time of ``work`` on the net's device, after two runs that are not counted: a GPU captures the second."""
-    for _ in range(2):
+    for _ in range(warm):
         work()
     net.backend.synchronize()
     start = perf_counter()
@@ -43,32 +43,41 @@ def milliseconds(net: Net, work: Callable[[], object], times: int) -> float:
     return (perf_counter() - start) * 1e3 / times
 
 
-def layer_time(net: Net, plan: Plan, index: int, iterations: int) -> float:
+def layer_time(net: Net, plan: Plan, index: int, iterations: int, warm: int = 2) -> float:
     """The mean time of one layer: of many runs without a stop, so that launching does not hide how fast it is."""
     calls = plan.calls((index,))
     if any(call.host or call.ahead for call in calls):
-        return milliseconds(net, lambda: plan.run((index,)), iterations)
-    return milliseconds(net, lambda: plan.run((index,) * iterations), 1) / iterations if calls else 0.0
+        return milliseconds(net, lambda: plan.run((index,)), iterations, warm)
+    return milliseconds(net, lambda: plan.run((index,) * iterations), 1, warm) / iterations if calls else 0.0
+
+
+def forward_times(net: Net, iterations: int, warm: int = 2) -> tuple[float, dict[str, float]]:
+    """Milliseconds of a forward pass: of the net as it really runs, and of each layer by itself."""
+    names = list(net._layer_names)
+    whole = milliseconds(net, partial(net.run_forward, check=False), iterations, warm)
+    if net._dynamic:  # shapes may change from run to run, and with them the plans
+        runs = [partial(net.run_forward, i, i, False) for i in range(len(names))]
+        per_layer = [milliseconds(net, run, iterations, warm) for run in runs]
+    else:
+        plan = net._forward()
+        per_layer = [layer_time(net, plan, i, iterations, warm) for i in range(len(names))]
+    return whole, dict(zip(names, per_layer, strict=True))
 
 
 def measure(net: Net, iterations: int) -> Times:
     """Time a net, whole and layer by layer; nothing is fetched from the device."""
     names = list(net._layer_names)
     net.forward()  # which complains about bad labels
-    forward = milliseconds(net, partial(net.run_forward, check=False), iterations)
+    forward, per_layer = forward_times(net, iterations)
+    net.run_forward(check=False)
     backward = milliseconds(net, net.run_backward, iterations)
-    if net._dynamic:  # shapes may change from run to run, and with them the plans
-        per_layer = [milliseconds(net, partial(net.run_forward, i, i, False), iterations) for i in range(len(names))]
+    if net._dynamic:
         net.run_forward()
         back = [milliseconds(net, partial(net.run_backward, i, i), iterations) for i in reversed(range(len(names)))]
     else:
-        down, up = net._forward(), net._backward()
-        per_layer = [layer_time(net, down, i, iterations) for i in range(len(names))]
-        net.run_forward(check=False)
+        up = net._backward()
         back = [layer_time(net, up, i, iterations) for i in reversed(range(len(names)))]
-    return Times(
-        dict(zip(names, per_layer, strict=True)), dict(zip(names, reversed(back), strict=True)), forward, backward
-    )
+    return Times(per_layer, dict(zip(names, reversed(back), strict=True)), forward, backward)
 
 
 @click.command("time", cls=CaffeCommand, short_help="How long each layer takes.")

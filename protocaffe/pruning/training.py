@@ -18,6 +18,7 @@ from .scores import first_order_scores, magnitude_scores, random_scores, second_
 
 if TYPE_CHECKING:
     from ..net import Net
+    from .report import SparsityReport
 
 logger = logging.getLogger("protocaffe.solver")
 
@@ -45,6 +46,8 @@ class Pruner:
         #: sums of squared gradients since the last step, and of how many iterations
         self.squares = net.backend.empty((net.arena.size,)) if self.arguments.method == "second-order" else None
         self.summed = 0
+        #: (iteration, what was left) of each step of this run
+        self.history: list[tuple[int, SparsityReport]] = []
 
     def _freeze(self, max_iter: int) -> int:
         param, end = self.param, self.schedule.steps[-1]
@@ -99,6 +102,7 @@ class Pruner:
             self._unmask()
         report = sparsity_of_net(net)
         back = sum(int((new & ~old).sum()) for new, old in zip(masks, before, strict=True))
+        self.history.append((iteration, report))
         logger.info(
             "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, report.sparsity,
             report.prunable - report.zeros, report.prunable, f", {back} came back" if net.arena.soft else "",
