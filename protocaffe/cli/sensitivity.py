@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def accuracy_of(net: Any, iterations: int) -> float:
-    """The net's accuracy: the mean of its first output that is one."""
+    """The net's accuracy on the same batches each time: the mean of its first output that is one."""
     from protocaffe.cli.test import scores
 
+    for layer in net._sources():
+        layer.seek(0)
     means = scores(net, iterations)
     for name, value in means.items():
         if "acc" in name.lower() or "top" in name.lower():

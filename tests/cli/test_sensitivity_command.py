@@ -42,3 +42,12 @@ def test_curves_budgets_and_a_picture(cli, lenet, trained):
 def test_errors_in_one_line(cli, lenet, trained, more, message):
     result = run(cli, trained, *more)
     assert result.code == 1 and result.err.count("error: ") == 1 and message in result.err
+
+
+def test_each_score_reads_the_same_batches(lenet, trained):
+    """Two of the sample's five batches: going on through them would give another figure each time."""
+    from protocaffe.cli.sensitivity import accuracy_of
+
+    net = protocaffe.Net(MODEL, protocaffe.TEST, weights=str(trained))
+    first = [float(net.forward()["accuracy"]) for _ in range(2)]
+    assert [accuracy_of(net, 2) for _ in range(3)] == pytest.approx([sum(first) / 2] * 3)
