@@ -1,5 +1,7 @@
 """Nets through compressed models: every kind of parameter, masks, sizes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -184,7 +186,7 @@ def test_the_published_sparse_lenet(tmp_path):
     """Dynamic Network Surgery's file, 108 times fewer non-zeros: what its compressed size is, and what is lost."""
     import gzip
 
-    with gzip.open("tests/trained/dns_lenet5_sparse.caffemodel.gz") as packed:
+    with gzip.open(Path(__file__).parents[1] / "trained" / "dns_lenet5_sparse.caffemodel.gz") as packed:
         (tmp_path / "dns.caffemodel").write_bytes(packed.read())
     net = Net("models/lenet/deploy.prototxt", TEST, weights=str(tmp_path / "dns.caffemodel"))
     net.masks_from_zeros()
