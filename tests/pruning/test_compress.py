@@ -13,6 +13,7 @@ from protocaffe.io import parse_net, read_caffemodel
 from protocaffe.io.compressed import unpack
 from protocaffe.pruning import prune_net
 from protocaffe.pruning.compress import code_blob, compress_net
+from protocaffe.resources import resource_path
 
 G = 'weight_filler { type: "gaussian" std: 1 } bias_filler { type: "gaussian" std: 1 }'
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 dim: 9 dim: 9 } } }'
@@ -188,7 +189,7 @@ def test_the_published_sparse_lenet(tmp_path):
 
     with gzip.open(Path(__file__).parents[1] / "trained" / "dns_lenet5_sparse.caffemodel.gz") as packed:
         (tmp_path / "dns.caffemodel").write_bytes(packed.read())
-    net = Net("models/lenet/deploy.prototxt", TEST, weights=str(tmp_path / "dns.caffemodel"))
+    net = Net(resource_path("models") / "lenet" / "deploy.prototxt", TEST, weights=str(tmp_path / "dns.caffemodel"))
     net.masks_from_zeros()
     totals = {bits: compress_net(tmp_path / f"{bits}.pcz", net, bits=bits).total for bits in (3, 4, 5, 6)}
     assert totals[3] < 3200 and totals[4] < 3600 and totals[5] < 4000 and totals[6] < 4600
