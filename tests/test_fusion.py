@@ -567,7 +567,7 @@ def test_times_of_layers_are_those_of_the_layers():
 
 def test_devices_with_memory_of_their_own():
     net = trainable(backend=SplitBackend())
-    plain = trainable(fuse=False)
+    plain = trainable(fuse=False, backend=get_backend("cpu"))
     for each in (net, plain):
         each.forward()
         each.backward()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protocaffe import get_solver, solver
+from protocaffe.backends import get_backend
 from protocaffe.errors import DataError, DivergedError
 from protocaffe.io import prototxt
 from tests.support.backends import assert_alike
@@ -107,7 +108,7 @@ def test_steps_one_by_one_do_not_wait_either(looks):
 
 
 def test_a_displayed_loss_is_the_mean_of_all_since(looks, caplog):
-    plain = make(average_loss=4)
+    plain = make(get_backend("cpu"), average_loss=4)
     one_by_one = []
     for _ in range(9):
         plain.step(1)

@@ -1,12 +1,19 @@
-"""Devices. Only this folder may import a device's own bindings."""
+"""Devices. Only this folder may import a device's own bindings.
+
+``Backend`` and ``MATHS`` of base.py, which needs NumPy, are loaded when they are first used: a GPU is opened meanwhile.
+"""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, ParameterError
-from .base import MATHS, Backend
+from . import head_start
+
+if TYPE_CHECKING:
+    from .base import MATHS as MATHS
+    from .base import Backend as Backend
 
 #: set_mode_cpu() was called: the CPU is what the user wants, whatever a solver file says
 cpu_chosen = False
@@ -21,13 +28,21 @@ math: str | None = None
 _made: list[Backend] = []
 
 
+def __getattr__(name: str) -> Any:
+    if name in ("MATHS", "Backend"):
+        from . import base
+
+        return getattr(base, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def get_backend(name: str = "cpu", real: Any = "float32") -> Backend:
     """The backend of this name, "cpu", "cuda" (the GPU that set_device chose, at first 0) or "cuda:1".
 
     Each is made once. Raises BackendError for a device that this installation or machine does not have.
     """
     kind, _, number = name.partition(":")
-    if kind == "cuda" and (number.isdigit() or name == "cuda"):
+    if kind == "cuda" and (number.isdecimal() or name == "cuda"):
         return _make(kind, real, int(number or gpu))
     if name != "cpu":
         raise BackendError(f'no backend "{name}": there are "cpu", "cuda" and "cuda:<number>"')
@@ -40,6 +55,7 @@ def _make(kind: str, real: Any, device: int) -> Backend:
         from .cpu import CpuBackend
 
         return CpuBackend(real)
+    head_start.begin(device)
     from .cuda import CudaBackend
 
     backend = CudaBackend(real, device)
@@ -55,6 +71,8 @@ def set_math(mode: str) -> None:
     It is for this process, for nets that are there too, and comes before a solver file's ``math``; the CPU computes in
     fp32 in any case. Raises ParameterError for another mode.
     """
+    from .base import MATHS
+
     global math
     if mode not in MATHS:
         raise ParameterError(f'set_math: the mode must be "fp32" or "tf32", got {mode!r}')

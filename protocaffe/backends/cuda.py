@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from ..memory import Memory, Storage
 from ..patterns import PORTABLE
 from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
+from . import head_start
 from .arguments import Kernels
 from .base import MATHS, Bound, GenericConvolution
 from .batched import batched_convolution
-from .cuda_blas import Blas, address
+from .cuda_blas import Blas, address, libraries
 from .cuda_copy import CudaCopies
 from .cuda_device import open_device
 from .cuda_dnn import Convolutions
@@ -70,6 +72,9 @@ class CudaBackend(CudaCopies, SharedGpu):
         self.real = np.dtype(real)
         if self.real not in (np.float32, np.float64):
             raise BackendError(f"the GPU computes in float32 or float64, got {self.real}")
+        if head_start.under_way():  # what is wrong with the libraries is told below, after what the driver says
+            with suppress(Exception):
+                libraries()
         self.device = open_device(device)
         folder = resource_path("kernels")
         self._kernels = Kernels(folder, self.real)

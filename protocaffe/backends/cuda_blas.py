@@ -7,7 +7,7 @@ fastest is kept (engine_choices.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,17 +29,22 @@ _ALIGNED = 256
 _MATH = {"fp32": 0, "tf32": 3}
 
 
+@cache
+def libraries() -> tuple[Any, Any]:
+    """cuBLAS and cuBLASLt. Raises BackendError, which names the package, where they are missing."""
+    try:
+        return nvmath_binding("cublas"), nvmath_binding("cublasLt")
+    except ImportError as error:
+        raise BackendError(
+            f'matrix products on the GPU need nvmath-python ({error}): pip install "protocaffe[cuda]"'
+        ) from error
+
+
 class Blas:
     """A cuBLAS handle on the device's stream, with a workspace of its own (captured graphs must not allocate)."""
 
     def __init__(self, device: Any, real: np.dtype, choices: Choices) -> None:
-        try:
-            cublas: Any = nvmath_binding("cublas")
-            cublas_lt: Any = nvmath_binding("cublasLt")
-        except ImportError as error:
-            raise BackendError(
-                f'matrix products on the GPU need nvmath-python ({error}): pip install "protocaffe[cuda]"'
-            ) from error
+        cublas, cublas_lt = libraries()
         self._cublas, self._lt = cublas, cublas_lt
         self._device, self._real, self._choices = device, real, choices
         letter = "s" if real == np.float32 else "d"

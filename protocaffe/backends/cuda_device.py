@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendError
+from . import head_start
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for other libraries' default stream
 
@@ -28,6 +29,7 @@ def driver() -> Any:
             f'no GPU can be used here: PyCUDA or the NVIDIA driver is missing ({error}); install "protocaffe[cuda]" '
             "and a driver, or compute on the CPU with --cpu"
         ) from error
+    head_start.wait()
     try:
         cuda.init()
         count = cuda.Device.count()
@@ -76,6 +78,7 @@ class Device:
         self.number = number
         self.gpu = self.driver.Device(number)
         self.context = self.gpu.retain_primary_context()
+        head_start.end()
         self.context.push()
         atexit.register(self.context.pop)
         self.stream = self.driver.Stream(_NON_BLOCKING)

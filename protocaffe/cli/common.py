@@ -52,6 +52,7 @@ class CaffeCommand(click.Command):
         return super().parse_args(ctx, caffe_flags(args, names))
 
     def invoke(self, ctx: click.Context) -> Any:
+        _begin_to_open_gpu(ctx.params)
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -66,6 +67,15 @@ class CaffeCommand(click.Command):
                 raise
             click.echo(f"error: not enough memory: {describe(error)}", err=True)
             ctx.exit(1)
+
+
+def _begin_to_open_gpu(params: dict[str, Any]) -> None:
+    """While the command imports what it needs: `wanted_backend` then finds the GPU open, or tells why it is not."""
+    gpu = params.get("gpu") or ""
+    if params.get("cpu") is False and gpu.isdecimal():
+        from protocaffe.backends.head_start import begin
+
+        begin(int(gpu))
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -118,7 +128,7 @@ def wanted_backend(cpu: bool, gpu: str | None, math: str | None = None, source: 
         if math not in (None, "fp32"):
             raise ParameterError(f"--math {math} is for a GPU (--gpu); the CPU multiplies in fp32")
         return get_backend("cpu")
-    if not gpu.isdigit():
+    if not gpu.isdecimal():
         raise BackendError(f'{source} must be the id of one GPU, got "{gpu}": training on several is not available')
     try:
         backend = get_backend(f"cuda:{gpu}")

@@ -14,8 +14,9 @@ from protocaffe.backends.cuda_kernels import only
 from protocaffe.errors import BackendError, KernelError
 from protocaffe.io import prototxt
 from protocaffe.resources import resource_path
-from tests.support.backends import alone, has_gpu
+from tests.support.backends import has_gpu
 from tests.support.bench import Bench
+from tests.support.held import Held
 
 gpu = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
 no_gpu = pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
@@ -239,13 +240,19 @@ def test_kernels_compiled_for_a_shape_give_what_the_cpu_gives(text, shape):
 
 
 @gpu
-@alone
-def test_memory_freed_by_another_thread_is_given_back(cuda):
-    held = [cuda.empty((1 << 26,))]
-    cuda.synchronize()
-    free, _ = cuda.device.driver.mem_get_info()
-    thread = threading.Thread(target=held.clear)
+def test_memory_freed_by_another_thread_is_given_back(cuda, monkeypatch):
+    held = Held(monkeypatch, cuda.device)
+
+    def take(count):
+        """Memory is taken when it is first used."""
+        memory = cuda.empty((count,))
+        cuda.run("fill", count, memory, 1.0)
+        return memory
+
+    large = [take(1 << 26)]
+    assert held.memory >= 1 << 28
+    thread = threading.Thread(target=large.clear)
     thread.start()
     thread.join()
-    cuda.empty((1,))
-    assert cuda.device.driver.mem_get_info()[0] >= free + (1 << 28)
+    small = take(1)
+    assert 4 <= held.memory < 1 << 28, small

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ GRID = {
     "three_axes": (2, 4, 6, (5, 9, 7), (2, 3, 3), (1, 2, 1), (0, 1, 1), (1, 1, 1), 1),
     "ragged": (5, 3, 4, (10, 10), (3, 3), (3, 3), (0, 0), (1, 1), 1),
 }
+#: of the largest value wanted
+TOLERANCE = {"fp32": 2e-5, "tf32": 4e-3}
 
 
 def conv_shape(case: str, engine: str = "DEFAULT", **changes: object) -> ConvShape:
@@ -138,38 +141,50 @@ def close(got: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(got, wanted, atol=tolerance * max(1.0, np.abs(wanted).max()), rtol=0)
 
 
-@pytest.mark.parametrize("math", ["fp32", "tf32"])
+@pytest.fixture
+def few_plans(monkeypatch):
+    """Measure the likeliest two plans of each graph; that all are right is for test_every_plan_gives_the_same_and_repeats."""
+    from protocaffe.backends.cudnn_graph import ConvGraph
+
+    plans = ConvGraph.plans
+    monkeypatch.setattr(ConvGraph, "plans", lambda *args: islice(plans(*args), 2))
+
+
+@pytest.mark.parametrize("math", TOLERANCE)
 @pytest.mark.parametrize("step", ["forward", "backward_data", "backward_weights"])
 @pytest.mark.parametrize("case", GRID)
-def test_engines_against_the_oracle(cuda, case, step, math):
+def test_engines_against_the_oracle(cuda, few_plans, case, step, math):
     cuda.math = math
-    tolerance = {"fp32": 2e-5, "tf32": 4e-3}[math]
+    wanted = Steps(cuda, conv_shape(case)).wanted(step)
     for engine in ("CUDNN", "CAFFE", "DEFAULT"):
         steps = Steps(cuda, conv_shape(case, engine))
         for relu in (False, True) if step == "forward" else (False,):
             calls = steps.record(step, relu)
             first = steps.run(step, relu, calls)
-            for got, wanted in zip(first, steps.wanted(step, relu), strict=True):
-                close(got, wanted, tolerance)
+            for got, plain in zip(first, wanted, strict=True):
+                close(got, np.maximum(plain, 0) if relu else plain, TOLERANCE[math])
             for again, once in zip(steps.run(step, relu, calls), first, strict=True):
                 assert np.array_equal(again, once)
 
 
+@pytest.mark.parametrize("math", TOLERANCE)
 @pytest.mark.parametrize("step", ["forward", "backward_data", "backward_weights"])
 @pytest.mark.parametrize("case", ["pad", "stride", "group", "one_axis", "three_axes"])
-def test_every_plan_gives_the_same_and_repeats(cuda, case, step):
+def test_every_plan_gives_the_same_and_repeats(cuda, case, step, math):
     from protocaffe.backends.cuda_dnn import _Trial
 
+    cuda.math = math
     steps = Steps(cuda, conv_shape(case, "CUDNN"))
+    wanted = steps.wanted(step, step == "forward")
     trial = _Trial(cuda._convolutions, step, steps.shape, steps.steps[step], step == "forward")
     names = list(trial.candidates(False))
     assert names and CAFFE not in names
-    print(case, step, names)
+    print(case, step, math, names)
     for name in names:
         call = trial.bind(name, steps.steps[step])
         runs = [steps.run(step, calls=[call]) for _ in range(3)]
-        for got, wanted in zip(runs[0], steps.wanted(step, step == "forward"), strict=True):
-            close(got, wanted, 2e-5)
+        for got, right in zip(runs[0], wanted, strict=True):
+            close(got, right, TOLERANCE[math])
         for other in runs[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(other, runs[0], strict=True)), name
 
@@ -310,9 +325,21 @@ base_lr: 0.01 momentum: 0.9 lr_policy: "fixed" random_seed: 1 snapshot_prefix: "
 """
 
 
+def favour(monkeypatch, wins):
+    """Measure, and let what ``wins`` says come out first, however the times are on this GPU."""
+    from protocaffe.backends.cuda_timing import fastest
+
+    def measured(device, makers):
+        times = fastest(device, makers, hopeless=1e9)
+        return {name: us if wins(name) else 1e9 * us for name, us in times.items()}
+
+    monkeypatch.setattr("protocaffe.backends.cuda_dnn.fastest", measured)
+
+
 @pytest.mark.parametrize("math", ["fp32", "tf32"])
 def test_a_resumed_run_is_bit_identical_where_other_engines_would_be_chosen(cuda, tmp_path, monkeypatch, math):
     cuda.math = math
+    of_caffe = (CAFFE, "together")
 
     def make():
         return protocaffe.get_solver(prototxt.parse_solver(SOLVER.format(prefix=tmp_path / "s")), backend=cuda)
@@ -320,18 +347,22 @@ def test_a_resumed_run_is_bit_identical_where_other_engines_would_be_chosen(cuda
     def weights(solver):
         return [blob.data.copy() for blob in solver.net.learnable_params]
 
+    favour(monkeypatch, lambda name: name not in of_caffe)
     straight = make()
     straight.step(4)
     _, state = straight.snapshot()
     chosen = cuda.choices
     straight.step(4)
-    # another start, at which everything would be measured otherwise
-    other = {key: CAFFE if choice != CAFFE else "CUDNN 0" for key, choice in chosen.items()}
-    (tmp_path / "engines.json").write_text(json.dumps({"format": 1, "choices": other}))
+    # another start, at which everything is measured otherwise
+    (tmp_path / "engines.json").unlink()
     renew(monkeypatch, cuda)
+    favour(monkeypatch, lambda name: name in of_caffe)
     resumed = make()
     resumed.step(1)
-    assert any(cuda.choices[key] == CAFFE != choice for key, choice in chosen.items()), chosen
+    measured = cuda.choices
+    assert chosen and measured.keys() == chosen.keys(), (chosen, measured)
+    assert all(choice in of_caffe for choice in measured.values()), measured
+    assert not any(choice in of_caffe for choice in chosen.values()), chosen
     resumed.restore(state)
     resumed.step(4)
     assert cuda.choices == chosen

@@ -12,8 +12,9 @@ import protocaffe
 from protocaffe.backends import get_backend
 from protocaffe.data.ring import SLOTS
 from protocaffe.io import prototxt
-from tests.support.backends import alone, has_gpu
+from tests.support.backends import has_gpu
 from tests.support.feeds import assert_same, batches, data_layer, feed_of, make, random_items, write_items
+from tests.support.held import Held
 
 pytestmark = pytest.mark.skipif(not has_gpu(), reason="there is no GPU here")
 
@@ -73,26 +74,28 @@ def test_a_pass_is_one_captured_graph(images, cache):
     assert len(bound) == 1 and isinstance(bound[0], Segment) and bound[0]._graph is not None
 
 
-@alone
-def test_pinned_memory_and_events_are_given_back(images):
+def test_pinned_memory_and_events_are_given_back(images, monkeypatch):
     backend = get_backend("cuda")
+    held = Held(monkeypatch, backend.device)
     text = data_layer(images, 32, "cache: NONE", TRANSFORM)
+    size = 32 * 3 * 200 * 200
 
     def use():
         net = make(text, backend)
         net.forward()
         assert len(feed_of(net)._used) == SLOTS
+        assert held.memory >= (SLOTS + 4) * size and held.pinned > SLOTS and held.events > SLOTS
         net.close()
         del net
         gc.collect()
+        backend.device.collect()
 
     use()
-    backend.device.collect()
-    free = backend.free_memory()
+    kept = held.all
     for _ in range(3):
         use()
-        backend.device.collect()
-    assert backend.free_memory() >= free - (8 << 20)
+    assert held.all == kept
+    assert kept[0] < size and kept[1:] == (0, 0)
     assert not backend.device.trash
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocaffe.backends import get_backend
 from protocaffe.errors import ParameterError
 from protocaffe.io import prototxt
 from protocaffe.pruning import sparsity_of_net
@@ -308,7 +309,7 @@ def test_a_device_with_memory_of_its_own_prunes_alike():
     import protocaffe
 
     runs = []
-    for backend in (None, SplitBackend()):
+    for backend in (get_backend("cpu"), SplitBackend()):
         param = prototxt.parse_solver(f'type: "Adam" {RULES["Adam"]} lr_policy: "fixed" random_seed: 3 {SOFT}')
         param.net_param.CopyFrom(prototxt.parse_net(NET))
         solver = protocaffe.get_solver(param, backend=backend)

@@ -12,8 +12,6 @@ import pytest
 from protocaffe.backends import get_backend
 from protocaffe.errors import BackendError
 
-#: for tests of how much of the GPU's memory is free, which other processes take and give back
-alone = pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="other processes use the GPU at the same time")
 CHECK_BUILDS = ("cpu-float64", "cuda-float64")
 #: whether what names no device computes on a GPU
 ON_GPU = os.environ.get("PROTOCAFFE_TEST_DEVICE") == "gpu"

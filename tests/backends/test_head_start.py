@@ -1,0 +1,278 @@
+"""The GPU's driver opened ahead of time: a library that plays it, drivers that fail, and none at all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from protocaffe.backends import build, cuda_device, head_start
+from protocaffe.errors import BackendError
+from tests.support.backends import cpu_only
+
+#: what each call gives back can be set; contexts are counted, and calls noted: i, d, r (retain), f (free)
+DRIVER = r"""
+#include <unistd.h>
+extern "C" {
+int init_gives = 0, retain_gives = 0, gpus = 1, references = 0, pause_us = 0, calls = 0;
+char notes[64];
+int note(char what) { notes[calls++] = what; return 0; }
+int cuInit(unsigned flags) { note('i'); usleep(pause_us); return flags ? 1 : init_gives; }
+int cuDeviceGet(int* device, int number) {
+  note('d');
+  *device = number + 40;
+  return number < 0 || number >= gpus ? 101 : 0;
+}
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  note('r');
+  if (retain_gives || device != 40) return 2;
+  references++;
+  *context = &references;
+  return 0;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) { note('f'); return device == 40 && references-- > 0 ? 0 : 201; }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A file that plays libcuda.so.1."""
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.cpp").write_text(DRIVER)
+    path = folder / "libcuda.so.1"
+    command = [build.compiler(), "-shared", "-fPIC", "-o", str(path), str(folder / "driver.cpp")]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.fixture
+def driver(library, tmp_path, monkeypatch):
+    """The library, loaded anew."""
+    path = tmp_path / "libcuda.so.1"
+    path.write_bytes(library.read_bytes())
+    monkeypatch.setattr(head_start, "_LIBRARY", str(path))
+    monkeypatch.setattr(head_start, "_started", None)
+    loaded = ctypes.CDLL(str(path))
+
+    def value(name):
+        return ctypes.c_int.in_dll(loaded, name)
+
+    yield SimpleNamespace(value=value, notes=lambda: (ctypes.c_char * 64).in_dll(loaded, "notes").value.decode())
+    if head_start._started is not None:
+        head_start._started.join()
+
+
+def test_the_context_is_there_and_one_reference_is_given_back(driver):
+    head_start.begin(0)
+    head_start.wait()
+    assert driver.notes() == "idr" and driver.value("references").value == 1
+    head_start.begin(0)  # a second one is none
+    head_start.end()
+    head_start.end()
+    assert driver.notes() == "idrf" and driver.value("references").value == 0
+
+
+def test_python_goes_on_meanwhile(driver):
+    driver.value("pause_us").value = 300_000
+    start = time.perf_counter()
+    head_start.begin(0)
+    assert head_start.under_way()
+    sum(range(10_000))
+    assert time.perf_counter() - start < 0.25
+    head_start.wait()
+    assert not head_start.under_way() and time.perf_counter() - start > 0.28
+    assert driver.value("references").value == 1
+
+
+@pytest.mark.parametrize(
+    ("gives", "number", "notes"),
+    [({"init_gives": 999}, 0, "i"), ({"gpus": 0}, 0, "id"), ({}, 1, "id"), ({"retain_gives": 2}, 0, "idr"),
+     ({}, 1 << 31, "id")],
+    ids=["no cuInit", "no GPU", "no such GPU", "no context", "an enormous number"],
+)  # fmt: skip
+def test_a_driver_that_fails_is_left_at_that(driver, gives, number, notes, capfd):
+    for name, value in gives.items():
+        driver.value(name).value = value
+    head_start.begin(number)
+    head_start.end()
+    assert driver.notes() == notes and driver.value("references").value == 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("text", [None, "no library", "int nothing;"], ids=["missing", "damaged", "another"])
+def test_a_library_that_is_none(driver, text, tmp_path, monkeypatch, capfd):
+    path = tmp_path / "other.so"
+    if text is not None and text.startswith("int"):
+        (tmp_path / "other.cpp").write_text(text)
+        subprocess.run([build.compiler(), "-shared", "-fPIC", "-o", path, tmp_path / "other.cpp"], check=True)
+    elif text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(head_start, "_LIBRARY", str(path))
+    monkeypatch.setattr(threading, "excepthook", lambda args: pytest.fail(str(args)))
+    head_start.begin(0)
+    head_start.end()
+    assert driver.notes() == "" and capfd.readouterr() == ("", "")
+
+
+def test_nothing_was_begun(monkeypatch):
+    monkeypatch.setattr(head_start, "_started", None)
+    head_start.wait()
+    head_start.end()
+    assert not head_start.under_way()
+
+
+# ------------------------------------------------------------------------------------------------------------ the device
+class Played:
+    """PyCUDA on the library: it must have the driver to itself."""
+
+    class Error(Exception):
+        pass
+
+    device_attribute = SimpleNamespace(MULTIPROCESSOR_COUNT=0)
+
+    def __init__(self, driver):
+        self.driver, self.Device, self.seen = driver, self._device, []
+        self._device.count = lambda: driver.value("gpus").value
+
+    def init(self):
+        assert not head_start.under_way()
+        if self.driver.value("init_gives").value:
+            raise self.Error("cuInit failed: system not yet initialized")
+
+    def Stream(self, flags):  # noqa: N802
+        return object()
+
+    class _device:  # noqa: N801
+        def __init__(self, number):
+            self.number = number
+
+        def compute_capability(self):
+            return 9, 0
+
+        def get_attribute(self, which):
+            return 132
+
+
+@pytest.fixture
+def pycuda(driver, monkeypatch):
+    """`cuda_device.driver` gets a PyCUDA that looks at the played driver when the context is retained."""
+    played = Played(driver)
+
+    def retain(self):
+        played.seen.append(driver.value("references").value)
+        return SimpleNamespace(push=lambda: None, pop=lambda: None)
+
+    monkeypatch.setattr(Played._device, "retain_primary_context", retain, raising=False)
+    package = SimpleNamespace(driver=played)
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", played)
+    return played
+
+
+@cpu_only
+def test_the_device_finds_the_context_made_and_holds_the_only_reference(driver, pycuda):
+    driver.value("pause_us").value = 100_000
+    head_start.begin(0)
+    device = cuda_device.Device(0)
+    assert (device.arch, device.processors) == ("sm_90", 132)
+    assert pycuda.seen == [1] and driver.value("references").value == 0 and driver.notes() == "idrf"
+
+
+@cpu_only
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize(
+    ("gives", "number", "message"),
+    [
+        ({"init_gives": 3}, 0, "no GPU can be used here: cuInit failed: system not yet initialized; compute on the CPU with --cpu"),
+        ({"gpus": 0}, 0, "no GPU can be used here: the driver finds none; compute on the CPU with --cpu"),
+        ({"gpus": 2}, 5, "there is no GPU 5: this machine has 2 (0 to 1)"),
+    ],
+)  # fmt: skip
+def test_errors_are_the_same_with_and_without(driver, pycuda, begun, gives, number, message, capfd):
+    for name, value in gives.items():
+        driver.value(name).value = value
+    if begun:
+        head_start.begin(number)
+    with pytest.raises(BackendError) as error:
+        cuda_device.Device(number)
+    assert str(error.value) == message and capfd.readouterr() == ("", "")
+    assert driver.value("references").value == 0 and pycuda.seen == []
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+def protocaffe(*args, **environment):
+    command = [sys.executable, "-m", "protocaffe", *args]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=60)
+
+
+@cpu_only
+def test_the_command_says_what_it_said_whatever_the_driver_does(library, tmp_path):
+    """Without PyCUDA, or without what PyCUDA needs: one line, with a driver that loads and with none."""
+    code = "raise ImportError('libcuda.so.1: cannot open shared object file')"
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").write_text(code)
+    said = []
+    for folder in ("", str(library.parent)):
+        got = protocaffe("summary", "--model", "models/lenet/deploy.prototxt", "--gpu", "0", LD_LIBRARY_PATH=folder,
+                         PYTHONPATH=str(tmp_path))  # fmt: skip
+        assert got.returncode == 1 and got.stdout == ""
+        said.append(got.stderr)
+    assert said[0] == said[1] == (
+        "error: --gpu 0: no GPU can be used here: PyCUDA or the NVIDIA driver is missing (libcuda.so.1: cannot open "
+        'shared object file); install "protocaffe[cuda]" and a driver, or compute on the CPU with --cpu\n'
+    )
+
+
+BEGUN = """
+import os, sys
+from protocaffe.backends import head_start
+seen = []
+head_start.begin = lambda number: seen.append((number, "numpy" in sys.modules))
+from protocaffe.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("begun:", seen)
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "begun"),
+    [
+        (["summary", "--gpu", "3", "--model", "none.prototxt"], [(3, False)]),
+        (["summary", "-gpu=3", "-model", "none.prototxt"], [(3, False)]),
+        (["summary", "--gpu", "3", "--cpu", "--model", "none.prototxt"], []),
+        (["summary", "--gpu", "0,1", "--model", "none.prototxt"], []),
+        (["summary", "--gpu", "\u00b2", "--model", "none.prototxt"], []),
+        (["summary", "--model", "none.prototxt"], []),
+        (["summary", "--gpu", "3", "--model", "none.prototxt", "--nonsense"], []),
+        (["summary", "--gpu", "3", "--help"], []),
+        (["device_query", "--gpu", "0"], []),
+    ],
+)
+def test_who_asks_for_a_gpu_has_it_begun_before_numpy_is_there(args, begun):
+    command = [sys.executable, "-c", BEGUN, *args]
+    got = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    first = eval(got.stdout.rsplit("begun: ", 1)[1])[: max(1, len(begun))]  # `get_backend` asks for it, too
+    assert first == begun, got.stderr
+
+
+def test_numpy_finds_the_environment_as_it_needs_it(library):
+    """It sets a variable for its import, which the driver in the thread must not see coming and going."""
+    code = (
+        "import os; from protocaffe.backends import head_start; os.environ['OPENBLAS_MAIN_FREE'] = '0'\n"
+        "head_start.begin(0); before = dict(os.environ); import numpy; assert dict(os.environ) == before\n"
+        "assert os.environ['OPENBLAS_MAIN_FREE'] == '0' and os.environ['GOTOBLAS_MAIN_FREE'] == '1'\n"
+        "head_start.wait(); assert os.environ['OPENBLAS_MAIN_FREE'] == '0'\n"
+        "assert 'GOTOBLAS_MAIN_FREE' not in os.environ"
+    )
+    environment = os.environ | {"LD_LIBRARY_PATH": str(library.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
