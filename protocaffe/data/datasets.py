@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 from .catalogue import DATA_SETS, MNIST, DataSet, Split, find_data_set
 from .datum import decode_datum, encode_datum
 from .fetch import Progress, fetch, silent
@@ -21,7 +21,7 @@ __all__ = ["DATA_SETS", "Progress", "load_sample", "offline_sample", "prepare"]
 
 
 def prepare(
-    name: str, folder: str | Path, source: str | Path | None = None, progress: Progress | None = None
+    name: str, folder: str | Path, source: str | Path | None = None, progress: Progress | None = None, border: int = 0
 ) -> dict[str, Path]:
     """Make sure that ``folder`` has the data set ``name`` ("mnist", "fashion-mnist") as LMDBs; return their paths.
 
@@ -32,24 +32,35 @@ def prepare(
     Parameters
     ----------
     progress : called as ``progress(what, done, total)``, ``total`` being 0 while unknown
+    border : unless 0, write the training images once more, with so many rows and columns of 0 around each, to
+        "<train>_border<N>_lmdb": a Data layer with ``crop_size: 28`` then shifts them at random by up to as many pixels
 
     Returns
     -------
-    {"train": path, "test": path}
+    {"train": path, "test": path}, and {"border": path} if asked for
 
     Raises
     ------
+    ParameterError : ``border`` is not from 0 to 28
     DataError : no place has the files (each is named with the reason), or ``folder`` holds something else
     """
     data_set = find_data_set(name)
     report = progress or silent
     splits = {"train": data_set.train, "test": data_set.test}
     paths = {key: Path(folder) / split.lmdb for key, split in splits.items()}
-    missing = [key for key, split in splits.items() if not _is_complete(paths[key], split.count, data_set)]
+    borders = dict.fromkeys(splits, 0)
+    if not 0 <= border <= 28:
+        raise ParameterError(f"border must be from 0 to 28 pixels, got {border}")
+    if border:
+        splits["border"], borders["border"] = data_set.train, border
+        paths["border"] = paths["train"].with_name(f"{data_set.train.lmdb.removesuffix('_lmdb')}_border{border}_lmdb")
+    missing = [k for k, split in splits.items() if not _is_complete(paths[k], split.count, data_set, borders[k])]
     if missing:
         contents = fetch(data_set, source, report)
         for key in missing:
-            _write(paths[key], *_arrays(contents, splits[key]), report)
+            images, labels = _arrays(contents, splits[key])
+            around = (borders[key], borders[key])
+            _write(paths[key], np.pad(images, ((0, 0), around, around)), labels, report)
     return paths
 
 
@@ -82,7 +93,7 @@ def load_sample() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {key: (arrays[f"{key}_images"], arrays[f"{key}_labels"]) for key in SAMPLE_COUNTS}
 
 
-def _is_complete(path: Path, count: int, data_set: DataSet) -> bool:
+def _is_complete(path: Path, count: int, data_set: DataSet, border: int = 0) -> bool:
     """True when the LMDB is there; DataError when something else is, which is not ours to remove."""
     if not path.exists():
         return False
@@ -91,9 +102,10 @@ def _is_complete(path: Path, count: int, data_set: DataSet) -> bool:
         shape = decode_datum(reader.read(len(reader) - 1))[0].shape
     except (DataError, ValueError) as error:
         raise DataError(f'"{path}" is there, but not usable: remove it to have it made anew ({error})') from error
-    if len(reader) != count or shape != (1, 28, 28):
+    wanted = (1, 28 + 2 * border, 28 + 2 * border)
+    if len(reader) != count or shape != wanted:
         raise DataError(
-            f'"{path}" is there with other content: expected {count} items (1, 28, 28) of {data_set.title}, '
+            f'"{path}" is there with other content: expected {count} items {wanted} of {data_set.title}, '
             f"got {len(reader)} {shape}; remove it, or choose another folder"
         )
     return True

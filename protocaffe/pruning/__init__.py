@@ -3,6 +3,7 @@
 from protocaffe.pruning.arguments import PruningArguments, pruning_arguments
 from protocaffe.pruning.choice import Weights, choose_masks, erk_densities
 from protocaffe.pruning.criteria import net_scores, prune_by, prune_channels
+from protocaffe.pruning.dead import clear_dead
 from protocaffe.pruning.magnitude import magnitude_masks
 from protocaffe.pruning.n_of_m import n_of_m_masks
 from protocaffe.pruning.net import all_parameters, prunable_weights, prune_net, set_masks, sparsity_of_net
@@ -22,6 +23,7 @@ __all__ = [
     "channel_masks",
     "choose_channels",
     "choose_masks",
+    "clear_dead",
     "edit_net",
     "erk_densities",
     "magnitude_masks",

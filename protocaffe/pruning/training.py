@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ class Pruner:
 
     With ``mode: HARD`` what is pruned stays so. With SOFT it learns on behind its mask, from the gradients that the net
     without it has, and comes back when its score exceeds those that are kept by ``margin`` (pruning and splicing: Guo,
-    Yao and Chen 2016, Dynamic Network Surgery, arXiv 1608.04493); masks are chosen anew at every step of the schedule,
-    and from end_step on at the same pace until freeze_step, when what is pruned is gone.
+    Yao and Chen 2016, Dynamic Network Surgery, arXiv 1608.04493), at most ``regrow`` of a layer's kept ones at a time;
+    masks are chosen anew at every step of the schedule, and from end_step on at the same pace until freeze_step, when
+    what is pruned is gone.
 
     Scores are those of scores.py: FIRST_ORDER takes the gradient of the iteration, SECOND_ORDER the mean of the squared
     gradients since the last step. What is chosen depends on weights, gradients, number of the iteration and seed alone,
@@ -58,6 +60,8 @@ class Pruner:
             raise ParameterError(f"pruning_param: freeze_step must not be before end_step {end}, got {freeze}")
         if not 0 <= param.margin < 10:
             raise ParameterError(f"pruning_param: margin must be from 0 to 10, got {param.margin:g}")
+        if not 0 <= param.regrow <= 1:
+            raise ParameterError(f"pruning_param: regrow must be from 0 to 1, got {param.regrow:g}")
         return int(freeze)
 
     def prune(self, iteration: int, seed: int) -> None:
@@ -94,7 +98,7 @@ class Pruner:
         scores = self._scores(weights, seed)
         if net.arena.soft:
             less = 1 / (1 + self.param.margin)
-            scores = [np.where(w.alive, score, score * less) for w, score in zip(weights, scores, strict=True)]
+            scores = [self._contest(w.alive, score * less, score) for w, score in zip(weights, scores, strict=True)]
             weights = [w._replace(mask=None) for w in weights]
         masks = arguments.masks(weights, scores)
         set_masks(net, masks)
@@ -107,6 +111,20 @@ class Pruner:
             "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, report.sparsity,
             report.prunable - report.zeros, report.prunable, f", {back} came back" if net.arena.soft else "",
         )  # fmt: skip
+
+    def _contest(self, alive: np.ndarray, hidden: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Scores of a layer in which only so many pruned weights as may come back at once, the best, are not last.
+
+        Each was trained as if it came back alone: many at once overshoot together, and the net is lost.
+        """
+        pruned = np.where(alive, -np.inf, hidden).ravel()
+        count = min(pruned.size, math.ceil(self.param.regrow * int(np.count_nonzero(alive))))
+        out = np.where(alive, score, -1)  # scores are not negative
+        if count:
+            best = np.argpartition(pruned, pruned.size - count)[pruned.size - count :]
+            places = best[np.isfinite(pruned[best])]
+            out.ravel()[places] = pruned[places]
+        return out
 
     def _weights(self) -> list[Weights]:
         """What is scored: the weights, those behind the masks if they live on."""

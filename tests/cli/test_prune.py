@@ -220,3 +220,25 @@ def test_gradients_need_data_and_a_loss(cli, lenet, trained, method):
     result = prune(cli, trained, "--method", method, "--sparsity", "0.5", model=MODEL)
     assert result.code == 1
     assert result.err == f'error: {method} needs gradients, but "{MODEL}" has no loss in the TRAIN phase\n'
+
+
+def test_what_the_outputs_do_not_depend_on_goes_too(cli, lenet, trained):
+    args = ("prune", "--model", MODEL, "--weights", trained, "--output", "p.caffemodel")
+    result = cli(*args, "--sparsity", "0.995", "--dead")
+    assert result.code == 0
+    assert "parameters that the outputs did not depend on were masked" in result.out
+    cleared = int(result.out.split("dead: ")[1].split()[0].replace(",", ""))
+    assert cleared > 0
+    pruned = net("p.caffemodel")
+    biases = [blobs[1] for blobs in pruned.params.values() if blobs[1].mask is not None]
+    assert biases and not any(bias.data[~bias.mask].any() for bias in biases)
+    again = cli("prune", "--model", MODEL, "--weights", "p.caffemodel", "--dead", "--output", "q.caffemodel")
+    assert again.code == 0 and "dead: 0 parameters" in again.out
+    for name, blobs in net("q.caffemodel").params.items():
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(blobs, pruned.params[name], strict=True))
+
+
+@pytest.mark.parametrize("option", [("--scope", "uniform"), ("--layer", "ip1=0.5"), ("--method", "random")])
+def test_a_criterion_needs_a_sparsity_beside_dead(cli, lenet, trained, option):
+    result = cli("prune", "--model", MODEL, "--weights", trained, "--dead", *option, "--output", "p.caffemodel")
+    assert result.code == 1 and result.err == f"error: {option[0]} needs --sparsity or --nm\n"

@@ -4,7 +4,7 @@ import pytest
 from protocaffe.data import datasets
 from protocaffe.data.datum_source import DatumSource
 from protocaffe.data.lmdb_source import LmdbReader, write_lmdb
-from protocaffe.errors import DataError
+from protocaffe.errors import DataError, ParameterError
 
 
 def contents(path):
@@ -30,6 +30,21 @@ def test_prepare_writes_lmdbs_once(tmp_path, tiny_set, monkeypatch):
 
     monkeypatch.setattr(datasets, "fetch", lambda *_: pytest.fail("fetched again"))
     assert datasets.prepare("MNIST", tmp_path / "out") == paths
+
+
+def test_a_border_around_the_training_images(tmp_path, tiny_set):
+    tiny_set.fill(tmp_path / "given")
+    paths = datasets.prepare("mnist", tmp_path / "out", tmp_path / "given", border=2)
+    assert paths["border"].name == "mnist_train_border2_lmdb"
+    images, labels = contents(paths["border"])
+    np.testing.assert_array_equal(images, np.pad(tiny_set.arrays["train"][0], ((0, 0), (2, 2), (2, 2))))
+    np.testing.assert_array_equal(labels, tiny_set.arrays["train"][1])
+    np.testing.assert_array_equal(contents(paths["train"])[0], tiny_set.arrays["train"][0])
+    stamp = (paths["border"] / "data.mdb").stat().st_mtime_ns
+    assert datasets.prepare("mnist", tmp_path / "out", tmp_path / "given", border=2) == paths
+    assert (paths["border"] / "data.mdb").stat().st_mtime_ns == stamp
+    with pytest.raises(ParameterError, match="border must be from 0 to 28 pixels, got 29"):
+        datasets.prepare("mnist", tmp_path / "out", tmp_path / "given", border=29)
 
 
 def test_prepare_makes_only_the_missing_half(tmp_path, tiny_set):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -237,6 +238,25 @@ def test_the_margin_keeps_masks_from_flickering():
     assert changes[3.0] <= changes[0.0]
 
 
+@pytest.mark.parametrize("regrow", [0, 0.1, 1])
+def test_only_a_share_of_each_layer_comes_back_at_once(regrow):
+    solver = make_solver("SGD", SOFT.replace("margin: 0.05", f"margin: 0 regrow: {regrow}"))
+    solver.step(9)  # the next iteration's step finds many that have grown behind their masks
+    arena = solver.net.arena
+    old = [blob.mask.copy() for blob in solver.net.prunable()]
+    for blob, keep in zip(solver.net.prunable(), old, strict=True):
+        hidden = arena.piece(arena.master, blob).array
+        hidden[~keep] = 10 + np.arange((~keep).sum())
+    solver.step(2)
+    back = [int((blob.mask & ~keep).sum()) for blob, keep in zip(solver.net.prunable(), old, strict=True)]
+    most = [math.ceil(regrow * int(keep.sum())) for keep in old]
+    assert all(count <= limit for count, limit in zip(back, most, strict=True))
+    assert (sum(back) > 0) == (regrow > 0)
+    for blob, keep, count in zip(solver.net.prunable(), old, back, strict=True):  # the largest of each come first
+        rank = np.flatnonzero((blob.mask & ~keep)[~keep])
+        assert rank.tolist() == list(range((~keep).sum() - count, (~keep).sum()))
+
+
 def test_frozen_masks_stay_and_what_is_pruned_is_gone(caplog):
     solver = make_solver("SGD", SOFT)
     with caplog.at_level(logging.INFO, "protocaffe"):
@@ -328,6 +348,7 @@ def test_a_device_with_memory_of_its_own_prunes_alike():
         ("freeze_step: 5", "freeze_step is for mode: SOFT"),
         ("mode: SOFT begin_step: 2 end_step: 9 freeze_step: 5", "freeze_step must not be before end_step 9, got 5"),
         ("mode: SOFT margin: -1", "margin must be from 0 to 10, got -1"),
+        ("mode: SOFT regrow: 1.5", "regrow must be from 0 to 1, got 1.5"),
     ],
 )
 def test_soft_settings_that_cannot_be(text, message):
