@@ -57,8 +57,8 @@ BATCHES = 10
 @device_options
 def command(
     model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, dead: bool,
-    drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None, page: str | None,
-    no_timing: bool, **criterion: Any,
+    drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None,
+    page: str | None, no_timing: bool, **criterion: Any,
 ) -> None:  # fmt: skip
     """Prune a net: what matters least becomes zero, and a mask keeps it so.
 
