@@ -1,6 +1,7 @@
 # make demo    set up, install, fetch MNIST, train, prune, fine-tune, test LeNet; prints a table and a line of JSON
 # make test    set up with the test tools, then run every test and doctest
 # make test-gpu the tests of what runs on a GPU
+# make record-NAME a record of records/, trained anew on the GPU (RECORD_ARGS=--gpu) or the CPU; make verify scores all
 # make lint types kernels docs bench sanitize wheel
 # The virtual environment is .venv; choose another with VENV=..., another Python with PYTHON=...
 PYTHON ?= python3
@@ -15,7 +16,11 @@ GPU_TESTS := tests/layers tests/pruning tests/backends/test_cuda.py tests/backen
 	tests/backends/test_cuda_interop.py tests/backends/test_cuda_kernels.py tests/backends/test_cuda_feed.py \
 	tests/data/test_device_feed.py tests/test_pooled_chains.py tests/test_iteration.py
 
-.PHONY: demo test test-gpu lint types kernels docs bench sanitize wheel ci clean
+#: recipes of tools/record.py
+RECORDS := lenet_108x lenet_300x lenet_300_100_80x mnist_cnn_95 mnist_cnn_99 resnet18_90 resnet18_98 \
+	resnet18_half_macs resnet18_quarter_macs
+
+.PHONY: $(RECORDS:%=record-%) verify demo test test-gpu lint types kernels docs bench sanitize wheel ci clean
 
 demo: $(VENV)/.installed
 	$(BIN)/protocaffe demo
@@ -26,6 +31,17 @@ test: $(VENV)/.test
 # Layers, goldens, solvers and masks on the GPU: what does not name a device computes there
 test-gpu: $(VENV)/.test
 	PROTOCAFFE_TEST_DEVICE=gpu $(BIN)/python -m pytest -q $(GPU_TESTS) $(PYTEST_ARGS)
+
+$(RECORDS:%=record-%): $(VENV)/.installed
+	$(BIN)/protocaffe data mnist --border 1
+	$(BIN)/protocaffe data mnist --border 2
+	$(BIN)/protocaffe data fashion-mnist
+	$(BIN)/python tools/record.py $(@:record-%=%) $(RECORD_ARGS)
+
+verify: $(VENV)/.installed
+	$(BIN)/protocaffe data mnist
+	$(BIN)/protocaffe data fashion-mnist
+	$(BIN)/protocaffe verify records
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

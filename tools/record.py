@@ -1,4 +1,4 @@
-"""Make the records of records/: train a recipe of models/ for each seed, store the net compressed, score what is stored.
+"""Make the records of records/: train a recipe of models/ for each seed, store the net compressed, score that.
 
     protocaffe data mnist --border 1; protocaffe data mnist --border 2; protocaffe data fashion-mnist
     python tools/record.py lenet_108x [--seeds 1 2 3] [--gpu] [--records records] [--work FOLDER]
