@@ -40,6 +40,13 @@ def libraries() -> tuple[Any, Any]:
         ) from error
 
 
+def load() -> None:
+    """Load the libraries' files now, which the first handle would do: they are large. May raise what loading raises."""
+    cublas, cublas_lt = libraries()
+    cublas.get_property(0)
+    cublas_lt.get_version()
+
+
 class Blas:
     """A cuBLAS handle on the device's stream, with a workspace of its own (captured graphs must not allocate)."""
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from protocaffe.backends import build, cuda_device, head_start
+from protocaffe.backends import build, cuda_blas, cuda_device, head_start
+from protocaffe.backends.cuda import CudaBackend
 from protocaffe.errors import BackendError
 from tests.support.backends import cpu_only
 
@@ -204,6 +205,30 @@ def test_errors_are_the_same_with_and_without(driver, pycuda, begun, gives, numb
         cuda_device.Device(number)
     assert str(error.value) == message and capfd.readouterr() == ("", "")
     assert driver.value("references").value == 0 and pycuda.seen == []
+
+
+@cpu_only
+@pytest.mark.parametrize("broken", [False, True])
+def test_libraries_are_loaded_meanwhile_and_what_is_wrong_with_them_comes_after_the_driver(
+    driver, pycuda, monkeypatch, broken
+):
+    loaded = []
+
+    def load():
+        assert head_start.under_way()
+        loaded.append(True)
+        if broken:
+            raise RuntimeError("CUDA driver is not found")
+
+    monkeypatch.setattr(cuda_blas, "load", load)
+    monkeypatch.setattr(cuda_device, "_opened", None)
+    driver.value("pause_us").value, driver.value("gpus").value = 200_000, 0
+    head_start.begin(0)
+    with pytest.raises(BackendError, match="no GPU can be used here: the driver finds none"):
+        CudaBackend()
+    with pytest.raises(BackendError, match="no GPU can be used here: the driver finds none"):
+        CudaBackend()
+    assert loaded == [True]
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
