@@ -338,7 +338,7 @@ def test_algorithms_for_products_are_tried_where_the_result_lies_alike(at, monke
 class Lt:
     """Plays cuBLASLt: algorithms are 64 bytes whose first tells their number and whose last that they are whole."""
 
-    class cuBLASLtError(Exception):  # noqa: N801
+    class cuBLASLtError(Exception):
         pass
 
     matmul_heuristic_result_dtype = np.dtype(
@@ -449,7 +449,7 @@ def test_a_choice_that_names_no_algorithm_is_measured_again(products, folder, ch
     (name,) = [name for name, known in content["choices"].items() if known == "LT 2"]
     content["choices"][name] = choice
     path.write_text(json.dumps(content))
-    blas, bind = start()
+    _, bind = start()
     assert bind() == 2 and len(trials) == 2
     assert json.loads(path.read_text())["choices"][name] == "LT 2"
 
@@ -458,7 +458,7 @@ def test_a_states_number_is_searched_for_where_nothing_is_measured(products, mon
     start, trials = products
     first, bind = start()
     bind()
-    state = {key: "LT 1" for key in first._choices.used}
+    state = dict.fromkeys(first._choices.used, "LT 1")
     monkeypatch.setenv("PROTOCAFFE_TUNE", "0")
     blas, bind = start()
     assert bind() == "cuBLAS"
