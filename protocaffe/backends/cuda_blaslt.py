@@ -77,7 +77,8 @@ class Product:
 
     def take(self, number: int, text: str) -> bool:
         """Let ``number`` be an algorithm that this version of cuBLASLt once named; whether it is fit here."""
-        lt, result = self._lt, np.zeros(1, self._results.dtype)
+        lt = self._lt
+        result: Any = np.zeros(1, self._results.dtype)
         try:
             (self._results["algo"][number],) = np.frombuffer(bytes.fromhex(text), self._results.dtype["algo"])
             a, b, c = self._layouts

@@ -131,7 +131,7 @@ def test_nothing_was_begun(monkeypatch):
     assert not head_start.under_way()
 
 
-# ------------------------------------------------------------------------------------------------------------ the device
+# -------------------------------------------------------------------------------------------------------- the device
 class Played:
     """PyCUDA on the library: it must have the driver to itself."""
 
@@ -251,14 +251,9 @@ def test_the_command_says_what_it_said_whatever_the_driver_does(library, tmp_pat
                          PYTHONPATH=str(tmp_path))  # fmt: skip
         assert got.returncode == 1 and got.stdout == ""
         said.append(got.stderr)
-    assert (
-        said[0]
-        == said[1]
-        == (
-            "error: --gpu 0: no GPU can be used here: PyCUDA or the NVIDIA driver is missing (libcuda.so.1: cannot open "
-            'shared object file); install "protocaffe[cuda]" and a driver, or compute on the CPU with --cpu\n'
-        )
-    )
+    missing = "PyCUDA or the NVIDIA driver is missing (libcuda.so.1: cannot open shared object file)"
+    advice = 'install "protocaffe[cuda]" and a driver, or compute on the CPU with --cpu'
+    assert said == [f"error: --gpu 0: no GPU can be used here: {missing}; {advice}\n"] * 2
 
 
 BEGUN = """
