@@ -171,13 +171,13 @@ class LmdbFile:
         return found
 
     def _values(self, raw: bytes, pages: np.ndarray, most: int) -> tuple[list[bytes], int] | None:
-        """Values of the first pages that hold at most ``most``, and how many pages; None unless all is as it must be."""
+        """Values of the first pages that hold at most ``most``, and how many pages; None unless all is in order."""
         size = self._page_size
         words = np.frombuffer(raw, "<u2").reshape(len(pages), -1)
         _, kind, lower, upper = words[:, 4 : HEADER // 2].T.astype(np.int64)
         own = np.frombuffer(raw, "<u8").reshape(len(pages), -1)[:, 0]
-        fit = (own == pages) & (kind & 7 == LEAF) & (lower > HEADER) & (lower <= upper) & (upper <= size) & (lower % 2 == 0)
-        if not fit.all():
+        leaves = (own == pages) & (kind & 7 == LEAF)
+        if not (leaves & (lower > HEADER) & (lower <= upper) & (upper <= size) & (lower % 2 == 0)).all():
             return None
         counts = (lower - HEADER) // 2
         used = int(np.searchsorted(np.cumsum(counts), most, side="right"))
