@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,11 +16,11 @@ from ..memory import Memory, Storage
 from ..patterns import PORTABLE
 from ..patterns_pooled import ConvolutionReLUPooling
 from ..resources import resource_path
-from . import head_start
+from . import cuda_blas, head_start
 from .arguments import Kernels
 from .base import MATHS, Bound, GenericConvolution
 from .batched import batched_convolution
-from .cuda_blas import Blas, address, libraries
+from .cuda_blas import Blas, address
 from .cuda_copy import CudaCopies
 from .cuda_device import open_device
 from .cuda_dnn import Convolutions
@@ -72,9 +73,8 @@ class CudaBackend(CudaCopies, SharedGpu):
         self.real = np.dtype(real)
         if self.real not in (np.float32, np.float64):
             raise BackendError(f"the GPU computes in float32 or float64, got {self.real}")
-        if head_start.under_way():  # what is wrong with the libraries is told below, after what the driver says
-            with suppress(Exception):
-                libraries()
+        if head_start.under_way():
+            _load_meanwhile()
         self.device = open_device(device)
         folder = resource_path("kernels")
         self._kernels = Kernels(folder, self.real)
@@ -198,6 +198,13 @@ class CudaBackend(CudaCopies, SharedGpu):
         """cuBLAS's GEMM."""
         call = self._blas.bind(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, strides)
         return nothing if call is None else call
+
+
+def _load_meanwhile() -> None:
+    """Load what comes next while the driver is being opened; what is wrong with it is told where it is used."""
+    with suppress(Exception):
+        cuda_blas.load()
+        importlib.import_module("cuda.bindings.driver")  # cuda_graph.py's
 
 
 def _row_block(lanes: int) -> int:
