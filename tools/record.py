@@ -66,7 +66,7 @@ def solver_param(path: str, seed: int, net: Any = None) -> Any:
     param.max_iter = max(1, param.max_iter // shorten)
     for field, value in param.pruning_param.ListFields():
         if field.name in ("begin_step", "end_step", "freeze_step", "frequency"):
-            setattr(param.pruning_param, field.name, max(field.name == "frequency", value // shorten))
+            setattr(param.pruning_param, field.name, max(int(field.name == "frequency"), value // shorten))
     param.random_seed, param.display, param.snapshot = seed, 0, 0
     param.test_interval, param.test_initialization = param.max_iter + 1, False
     if net is not None:

@@ -59,7 +59,7 @@ def tool(tmp_path, monkeypatch):
     files = tmp_path / "models" / "tiny"
     (files / "net.prototxt").write_text(NET)
     (files / "dense_solver.prototxt").write_text(SOLVER.format(steps=30))
-    sparse = "pruning_param { sparsity: 0.7 begin_step: 4 end_step: 12 frequency: 4 }"
+    sparse = "pruning_param { sparsity: 0.7 begin_step: 0 end_step: 12 frequency: 4 }"
     (files / "sparse_solver.prototxt").write_text(SOLVER.format(steps=20) + sparse)
     (files / "small_solver.prototxt").write_text(SOLVER.format(steps=10))
     monkeypatch.chdir(tmp_path)
