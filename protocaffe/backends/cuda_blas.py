@@ -1,7 +1,8 @@
 """Matrix products by cuBLAS, which thinks in columns: a row-major C = A B is its C' = B' A'.
 
 For products of some size cuBLASLt's algorithms are tried against cuBLAS's own choice when a shape is first met, and the
-fastest is kept (engine_choices.py).
+fastest is kept (engine_choices.py): its number among those that cuBLASLt names, and beside it the algorithm itself,
+which spares later processes the search.
 """
 
 from __future__ import annotations
@@ -111,9 +112,13 @@ class Blas:
             self._choices.use(key, choice)
             return plain(places)
         product = self._product(trans, extents, leading, strides, batch)
-        number = int(choice.removeprefix("LT ")) if choice is not None else -1
-        if not 0 <= number < product.count:
-            number = self._fastest(key, plain, product, scalars, places, leading[2] * n + (batch - 1) * strides[2])
+        number = _number(choice)
+        kept = None if number < 0 else self._choices.find(f"{key}: LT {number}")
+        if kept is None or not product.take(number, kept):
+            if not 0 <= number < product.count:
+                number = self._fastest(key, plain, product, scalars, places, leading[2] * n + (batch - 1) * strides[2])
+            if number >= 0 and tuning():
+                self._choices.add(f"{key}: LT {number}", product.algorithm(number))
         self._choices.use(key, f"LT {number}" if number >= 0 else CUBLAS)
         return plain(places) if number < 0 else product.call(number, *self._addresses(scalars), *places)
 
@@ -162,7 +167,13 @@ class Blas:
             return -1
         best = min(times, key=lambda name: times[name])
         self._choices.add(key, best)
-        return -1 if best == CUBLAS else int(best.removeprefix("LT "))
+        return _number(best)
+
+
+def _number(choice: str | None) -> int:
+    """The n of "LT n", -1 for any other choice."""
+    name, _, number = (choice or "").partition(" ")
+    return int(number) if name == "LT" and number.isdecimal() else -1
 
 
 def address(memory: Memory) -> int:

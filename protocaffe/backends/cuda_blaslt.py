@@ -1,9 +1,12 @@
-"""Matrix products by cuBLASLt: the algorithms that it offers for one product, to be tried against each other."""
+"""Matrix products by cuBLASLt: the algorithms that it offers for one product, to be tried against each other.
+
+An algorithm is 64 bytes, which NVIDIA lets be stored for the same version of the library.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +45,7 @@ class Product:
         for name, flag in zip((names.TRANSA, names.TRANSB), transposed, strict=True):
             self._set(lt.matmul_desc_set_attribute, self._what, name, np.int32(_OP[flag]))
         self._layouts = [self._layout(kind, matrix, batch) for matrix in (a, b, c)]
-        self._results = np.zeros(_MOST, lt.matmul_heuristic_result_dtype)
-        self.count = self._find()
+        self._results = np.zeros(_MOST, lt.matmul_heuristic_result_dtype)  # each begins with its algorithm
 
     def _keep(self, destroy: Callable[[int], Any], made: int) -> int:
         self._made.append((destroy, made))
@@ -63,6 +65,28 @@ class Product:
             self._set(setter, layout, names.BATCH_COUNT, np.int32(batch))
             self._set(setter, layout, names.STRIDED_BATCH_OFFSET, np.int64(matrix.stride))
         return layout
+
+    @cached_property
+    def count(self) -> int:
+        """How many algorithms there are; they are searched for when this is first asked."""
+        return self._find()
+
+    def algorithm(self, number: int) -> str:
+        """Algorithm ``number``, for `take`."""
+        return self._results["algo"][number].tobytes().hex()
+
+    def take(self, number: int, text: str) -> bool:
+        """Let ``number`` be an algorithm that this version of cuBLASLt once named; whether it is fit here."""
+        lt = self._lt
+        result: Any = np.zeros(1, self._results.dtype)
+        try:
+            (self._results["algo"][number],) = np.frombuffer(bytes.fromhex(text), self._results.dtype["algo"])
+            a, b, c = self._layouts
+            place = self._results[number:].ctypes.data
+            lt.matmul_algo_check(self._handle, self._what, a, b, c, c, place, result.ctypes.data)
+        except (IndexError, ValueError, lt.cuBLASLtError):
+            return False
+        return int(result["workspace_size"][0]) <= self._workspace[1]
 
     def _find(self) -> int:
         """Ask for the algorithms; how many there are."""

@@ -1,7 +1,8 @@
-"""Which engine computes which convolution: measured once, kept in memory and in a file of the cache folder.
+"""Which engine computes which convolution or product: measured once, kept in memory and in a file of the cache folder.
 
 ``<PROTOCAFFE_CACHE>/engines.json`` maps a key (GPU, library versions, maths, step, shape) to a choice: "CAFFE", or
-"CUDNN " and what names the plan. A file that is damaged or cannot be written costs the time of measuring again.
+"CUDNN " and what names the plan; of products to "CUBLAS" or "LT <number>", and key and choice of the latter to the
+algorithm. A file that is damaged or cannot be written costs the time of measuring again.
 """
 
 from __future__ import annotations

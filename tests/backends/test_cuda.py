@@ -9,8 +9,11 @@ import pytest
 
 import protocaffe
 from protocaffe import backends
-from protocaffe.backends import get_backend, manifest
+from protocaffe.backends import cuda_blas, get_backend, manifest
+from protocaffe.backends.cuda_blaslt import Product
 from protocaffe.backends.cuda_kernels import only
+from protocaffe.backends.cuda_timing import fastest
+from protocaffe.backends.engine_choices import Choices
 from protocaffe.errors import BackendError, KernelError
 from protocaffe.io import prototxt
 from protocaffe.resources import resource_path
@@ -103,6 +106,28 @@ def test_a_product_over_nothing_scales_what_is_there(cuda):
     a, c = cuda.empty((0,)), cuda.from_array(np.ones((2, 3), np.float32))
     cuda.replay((cuda.bind_gemm(False, False, 2, 3, 0, 1.0, a, 0, a, 3, 2.0, c, 3),))
     assert c.array.tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+@gpu
+def test_a_product_by_an_algorithm_that_was_kept_needs_no_search_and_is_the_same(cuda, tmp_path, monkeypatch):
+    def of_cublas_lt(*args, **kwargs):
+        return {name: us for name, us in fastest(*args, **kwargs).items() if name != cuda_blas.CUBLAS}
+
+    monkeypatch.setenv("PROTOCAFFE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PROTOCAFFE_TUNE", "1")
+    monkeypatch.setattr(cuda_blas, "fastest", of_cublas_lt)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((64, 80)).astype(np.float32), rng.standard_normal((80, 96)).astype(np.float32)
+    on, results = [cuda.from_array(x) for x in (a, b)], []
+    for _ in range(2):  # the second time as a new process
+        choices, out = Choices(), cuda.empty((64, 96))
+        monkeypatch.setattr(cuda._blas, "_choices", choices)
+        cuda.replay((cuda.bind_gemm(False, False, 64, 96, 80, 1.0, on[0], 80, on[1], 96, 0.0, out, 96),))
+        results.append(out.array.copy())
+        assert all(choice.startswith("LT ") for choice in choices.used.values()) and len(choices.used) == 1
+        monkeypatch.setattr(Product, "_find", lambda self: pytest.fail("searched again"))
+    np.testing.assert_allclose(results[0], a.astype(np.float64) @ b, atol=1e-4)
+    assert np.array_equal(*results)
 
 
 @gpu

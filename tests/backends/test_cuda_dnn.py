@@ -143,7 +143,7 @@ def close(got: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
 
 @pytest.fixture
 def few_plans(monkeypatch):
-    """Measure the likeliest two plans of each graph; that all are right is for test_every_plan_gives_the_same_and_repeats."""
+    """Measure the likeliest two plans of each graph: test_every_plan_gives_the_same_and_repeats takes all."""
     from protocaffe.backends.cudnn_graph import ConvGraph
 
     plans = ConvGraph.plans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from dataclasses import replace
 
@@ -332,6 +333,137 @@ def test_algorithms_for_products_are_tried_where_the_result_lies_alike(at, monke
     )
     monkeypatch.setattr(cuda_blas, "fastest", lambda *args, **kwargs: {})
     assert blas._fastest("key", lambda where: None, product, scalars, (1, 2, at), 10) == -1
+
+
+class Lt:
+    """Plays cuBLASLt: algorithms are 64 bytes whose first tells their number and whose last that they are whole."""
+
+    class cuBLASLtError(Exception):
+        pass
+
+    matmul_heuristic_result_dtype = np.dtype(
+        [("algo", [("data_", "<u8", (8,))]), ("workspace_size", "<u8"), ("rest", "<i4", (6,))]
+    )
+    WHOLE, ROOM = 0xA5, 1 << 20
+
+    def __init__(self):
+        self.searches, self.checks, self.room = 0, 0, self.ROOM
+
+    def __getattr__(self, name):
+        if name.endswith("Attribute"):
+            return type(name, (), {"__getattr__": lambda self, flag: flag})()
+        return lambda *args: 1  # descriptors
+
+    def matmul_algo_get_heuristic(self, *args):
+        self.searches += 1
+        most, place, found = args[-3:]
+        results = np.zeros(most, self.matmul_heuristic_result_dtype)
+        results["algo"]["data_"][:, 0] = np.arange(most) + 100
+        results["algo"]["data_"][:, 7] = self.WHOLE
+        ctypes.memmove(place, results.ctypes.data, results.nbytes)
+        ctypes.memmove(found, np.array([3], np.int32).ctypes.data, 4)
+
+    def matmul_algo_check(self, *args):
+        self.checks += 1
+        algorithm = (ctypes.c_uint64 * 8).from_address(args[-2])
+        if algorithm[7] != self.WHOLE:
+            raise self.cuBLASLtError("not supported")
+        result = np.zeros(1, self.matmul_heuristic_result_dtype)
+        result["workspace_size"] = self.room
+        ctypes.memmove(args[-1], result.ctypes.data, result.nbytes)
+
+    def matmul(self, *args):
+        return (ctypes.c_uint64 * 8).from_address(args[-4])[0] - 100
+
+
+@pytest.fixture
+def products(folder, monkeypatch):
+    """Makes the `bind` of products of a new process; its cuBLASLt comes with it."""
+    trials = []
+
+    def fastest(device, makers, errors):
+        trials.append(list(makers))
+        return {name: 1.0 + (name != "LT 2") for name in makers}
+
+    monkeypatch.setattr(cuda_blas, "fastest", fastest)
+    device = Device()
+    device.gpu = type("Gpu", (), {"name": lambda self: "G"})()
+    device.stream = type("Stream", (), {"handle": 0})()
+
+    def start():
+        blas = object.__new__(cuda_blas.Blas)
+        blas._device, blas._real, blas._choices, blas._lt, blas._lt_handle = device, np.dtype("f4"), Choices(), Lt(), 0
+        blas._cublas = type("Cublas", (), {"get_version": lambda self, handle: 13})()
+        blas._handle, blas._workspace, blas.math = 0, Room(device, 4096), "fp32"
+        blas._gemm = blas._batched = lambda *args: "cuBLAS"
+
+        def bind():
+            args = (np.ones(2, np.float32), (False, False), (64, 64, 64), (64, 64, 64), (0, 0, 0), 1, (256, 512, 768))
+            return blas._chosen(*args)()
+
+        return blas, bind
+
+    return start, trials
+
+
+def test_an_algorithm_is_searched_for_once_and_kept_with_its_number(products, folder):
+    start, trials = products
+    first, bind = start()
+    assert bind() == bind() == 2 and first._lt.searches == 1 and first._lt.checks == 1
+    later, bind = start()
+    assert bind() == 2 and (later._lt.searches, later._lt.checks) == (0, 1)
+    assert trials == [["CUBLAS", "LT 0", "LT 1", "LT 2"]]
+    assert first._choices.used == later._choices.used and list(later._choices.used.values()) == ["LT 2"]
+
+
+@pytest.mark.parametrize("kept", ["", "00", "no hex", "00" * 64, "00" * 128, None])
+def test_an_algorithm_that_is_none_is_searched_for_and_kept_anew(products, folder, kept):
+    start, trials = products
+    start()[1]()
+    path = folder / "engines.json"
+    content = json.loads(path.read_text())
+    (name,) = [name for name, choice in content["choices"].items() if len(choice) == 128]
+    right = content["choices"].pop(name)
+    if kept is not None:
+        content["choices"][name] = kept
+    path.write_text(json.dumps(content))
+    blas, bind = start()
+    assert bind() == 2 and blas._lt.searches == 1 and len(trials) == 1
+    assert json.loads(path.read_text())["choices"][name] == right
+
+
+def test_an_algorithm_that_wants_more_room_is_not_taken(products):
+    start, _ = products
+    start()[1]()
+    blas, bind = start()
+    blas._lt.room = 1 << 40
+    assert bind() == 2 and blas._lt.searches == 1
+
+
+@pytest.mark.parametrize("choice", ["LT", "LT what", "LT 99", "LT -1", "NOBODY"])
+def test_a_choice_that_names_no_algorithm_is_measured_again(products, folder, choice):
+    start, trials = products
+    start()[1]()
+    path = folder / "engines.json"
+    content = json.loads(path.read_text())
+    (name,) = [name for name, known in content["choices"].items() if known == "LT 2"]
+    content["choices"][name] = choice
+    path.write_text(json.dumps(content))
+    _, bind = start()
+    assert bind() == 2 and len(trials) == 2
+    assert json.loads(path.read_text())["choices"][name] == "LT 2"
+
+
+def test_a_states_number_is_searched_for_where_nothing_is_measured(products, monkeypatch):
+    start, trials = products
+    first, bind = start()
+    bind()
+    state = dict.fromkeys(first._choices.used, "LT 1")
+    monkeypatch.setenv("PROTOCAFFE_TUNE", "0")
+    blas, bind = start()
+    assert bind() == "cuBLAS"
+    blas._choices.adopt(state)
+    assert bind() == 1 and blas._lt.searches == 1 and len(trials) == 1
 
 
 # ------------------------------------------------------------------------------------------------------ command line

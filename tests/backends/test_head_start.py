@@ -131,7 +131,7 @@ def test_nothing_was_begun(monkeypatch):
     assert not head_start.under_way()
 
 
-# ------------------------------------------------------------------------------------------------------------ the device
+# -------------------------------------------------------------------------------------------------------- the device
 class Played:
     """PyCUDA on the library: it must have the driver to itself."""
 
@@ -147,12 +147,12 @@ class Played:
     def init(self):
         assert not head_start.under_way()
         if self.driver.value("init_gives").value:
-            raise self.Error("cuInit failed: system not yet initialized")
+            raise self.Error("cuInit failed: not yet")
 
-    def Stream(self, flags):  # noqa: N802
+    def Stream(self, flags):
         return object()
 
-    class _device:  # noqa: N801
+    class _device:
         def __init__(self, number):
             self.number = number
 
@@ -192,11 +192,11 @@ def test_the_device_finds_the_context_made_and_holds_the_only_reference(driver, 
 @pytest.mark.parametrize(
     ("gives", "number", "message"),
     [
-        ({"init_gives": 3}, 0, "no GPU can be used here: cuInit failed: system not yet initialized; compute on the CPU with --cpu"),
+        ({"init_gives": 3}, 0, "no GPU can be used here: cuInit failed: not yet; compute on the CPU with --cpu"),
         ({"gpus": 0}, 0, "no GPU can be used here: the driver finds none; compute on the CPU with --cpu"),
         ({"gpus": 2}, 5, "there is no GPU 5: this machine has 2 (0 to 1)"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_the_same_with_and_without(driver, pycuda, begun, gives, number, message, capfd):
     for name, value in gives.items():
         driver.value(name).value = value
@@ -251,10 +251,9 @@ def test_the_command_says_what_it_said_whatever_the_driver_does(library, tmp_pat
                          PYTHONPATH=str(tmp_path))  # fmt: skip
         assert got.returncode == 1 and got.stdout == ""
         said.append(got.stderr)
-    assert said[0] == said[1] == (
-        "error: --gpu 0: no GPU can be used here: PyCUDA or the NVIDIA driver is missing (libcuda.so.1: cannot open "
-        'shared object file); install "protocaffe[cuda]" and a driver, or compute on the CPU with --cpu\n'
-    )
+    missing = "PyCUDA or the NVIDIA driver is missing (libcuda.so.1: cannot open shared object file)"
+    advice = 'install "protocaffe[cuda]" and a driver, or compute on the CPU with --cpu'
+    assert said == [f"error: --gpu 0: no GPU can be used here: {missing}; {advice}\n"] * 2
 
 
 BEGUN = """

@@ -22,7 +22,7 @@ class _Piece:
 
 
 class Held:
-    """Counts bytes of the GPU's ``memory``, ``pinned`` arrays and ``events``: those taken from now on and not yet freed."""
+    """Counts what was taken from now on and is not freed: bytes of ``memory``, ``pinned`` arrays, ``events``."""
 
     def __init__(self, monkeypatch: Any, device: Any) -> None:
         self.memory = self.events = 0
