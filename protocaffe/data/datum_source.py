@@ -125,7 +125,7 @@ class DatumSource:
         missing = indices[~self._filled[indices]]
         if not len(missing):
             return
-        payloads = [self._reader.read(index) for index in missing.tolist()]
+        payloads = self._reader.read_many(missing.tolist())
         split = self._layout.split(payloads) if self._layout else None
         if split:
             self._cache[missing], self._cache_labels[missing] = split
@@ -148,7 +148,7 @@ class DatumSource:
         return items, labels
 
     def _decode_all(self, indices: np.ndarray) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
-        payloads = [self._reader.read(index) for index in indices.tolist()]
+        payloads = self._reader.read_many(indices.tolist())
         if self._layout is not None:
             found = (self._layout.split if self._item_bytes < LARGE else self._layout.views)(payloads)
             if found:

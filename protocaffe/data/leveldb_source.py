@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -237,6 +237,10 @@ class LevelDbReader:
         if self._ends[index] > len(data):
             raise DataError(f'"{self.path}": record {index} is gone: its file has changed')
         return data[self._begins[index] : self._ends[index]]
+
+    def read_many(self, indices: Sequence[int]) -> list[bytes]:
+        """Return the values of these records."""
+        return [self.read(index) for index in indices]
 
     def close(self) -> None:
         """Let go of the block that was read last; no file is open."""

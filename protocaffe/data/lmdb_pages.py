@@ -23,6 +23,10 @@ BIG, SUB, DUPLICATES = 1, 2, 4
 DUPSORT = 4
 HEADER, NODE = 16, 8
 MAX_DEPTH = 32
+#: bytes of pages that `LmdbFile.run` takes at a time
+RUN = 1 << 20
+#: pages that must follow one another for that
+SHORT = 8
 _META = struct.Struct("<16xIIQQ48xI HH QQQ QQ QQ")  # magic, version, address, map size; main tree; last page, txn
 _FREE_PAGE_SIZE = struct.Struct("<40xI")
 _PAGE = struct.Struct("<QHHHH")
@@ -68,6 +72,7 @@ class LmdbFile:
         self._ends: np.ndarray | None = None
         self._turn, self._slots, self._page = -1, (), b""  # type: tuple[int, tuple[int, ...], bytes]
         self._slot = 0
+        self._runs = True
 
     def _check_meta(self, raw: bytes, at: int) -> int:
         if len(raw) < _META.size or _META.unpack(raw)[0] != MAGIC:
@@ -135,6 +140,62 @@ class LmdbFile:
             self._slot += 1
         else:
             self._enter(self._turn + 1, 0)
+
+    def run(self, most: int) -> list[bytes]:
+        """Go on over whole pages of small records, at most ``most`` of them, and return the values: many times as fast.
+
+        It goes nowhere from within a page, where pages do not follow one another in the file, and where anything has to
+        be looked at record by record, errors included: read on with `next`.
+        """
+        turn, size = self._turn + 1, self._page_size
+        ahead = self._leaves[turn : turn + SHORT]
+        if not self._runs or self._slot + 1 != len(self._slots):
+            return []
+        if len(ahead) < SHORT or ahead != list(range(ahead[0], ahead[0] + SHORT)):
+            return []
+        count = min(RUN // size, most // len(self._slots) + 1)
+        pages = np.array(self._leaves[turn : turn + count], np.int64)
+        pages = pages[: int(np.argmin(np.append(np.diff(pages) == 1, False))) + 1]
+        try:
+            raw = os.pread(self._fd, len(pages) * size, ahead[0] * size)
+        except (OSError, OverflowError):
+            raw = b""
+        values = self._values(raw, pages, most) if len(raw) == len(pages) * size else None
+        if values is None:
+            self._runs = False
+            return []
+        found, used = values
+        if used:
+            self._enter(turn + used - 1, 0)
+            self._slot = len(self._slots) - 1
+        return found
+
+    def _values(self, raw: bytes, pages: np.ndarray, most: int) -> tuple[list[bytes], int] | None:
+        """Values of the first pages that hold at most ``most``, and how many pages; None unless all is in order."""
+        size = self._page_size
+        words = np.frombuffer(raw, "<u2").reshape(len(pages), -1)
+        _, kind, lower, upper = words[:, 4 : HEADER // 2].T.astype(np.int64)
+        own = np.frombuffer(raw, "<u8").reshape(len(pages), -1)[:, 0]
+        leaves = (own == pages) & (kind & 7 == LEAF)
+        if not (leaves & (lower > HEADER) & (lower <= upper) & (upper <= size) & (lower % 2 == 0)).all():
+            return None
+        counts = (lower - HEADER) // 2
+        used = int(np.searchsorted(np.cumsum(counts), most, side="right"))
+        if not used:
+            return [], 0
+        counts, lower, words = counts[:used], lower[:used], words[:used]
+        inside = np.arange(counts.max()) < counts[:, None]
+        slots = words[:, HEADER // 2 : HEADER // 2 + inside.shape[1]][inside].astype(np.int64)
+        bases = np.repeat(np.arange(used) * size, counts)
+        if (slots < np.repeat(lower, counts)).any() or (slots > size - NODE).any() or (slots % 2).any():
+            return None
+        nodes = words.ravel()[((bases + slots) // 2)[:, None] + np.arange(NODE // 2)]
+        low, high, flags, key_size = nodes.T.astype(np.int64)
+        begins, lengths = slots + NODE + key_size, low | high << 16
+        if flags.any() or (begins + lengths > size).any():
+            return None
+        begins += bases
+        return [raw[a:b] for a, b in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)], used
 
     def go(self, index: int) -> None:
         """Go to the record ``index``. The first call looks at every leaf."""

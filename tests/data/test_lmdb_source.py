@@ -7,6 +7,7 @@ import pytest
 
 from protocaffe.data.datum import encode_datum
 from protocaffe.data.datum_source import DatumSource
+from protocaffe.data.lmdb_pages import LmdbFile
 from protocaffe.data.lmdb_source import LmdbReader, LmdbWriter, write_lmdb
 from protocaffe.errors import DataError
 
@@ -27,6 +28,74 @@ def test_reads_by_index_in_any_order(tmp_path):
     assert len(reader) == 2500 and reader.key(17) == b"00000017"
     for index in (0, 1, 2, 2499, 0, 7, 8, 3, 2499):
         assert reader.read(index) == b"%d" % index
+
+
+def written(path, values, order=None):
+    """An LMDB of the values in the order of their keys, which come in ``order``."""
+    with lmdb.open(str(path), map_size=1 << 26) as env, env.begin(write=True) as transaction:
+        for i in range(len(values)) if order is None else order:
+            transaction.put(b"%08d" % i, values[i], append=order is None)
+    return path
+
+
+def values_of(kind):
+    rng = np.random.default_rng(3)
+    sizes = {
+        "equal": [800] * 2000,
+        "odd": [301] * 2000,
+        "mixed": rng.integers(0, 1900, 1500).tolist(),
+        "tiny": [1] * 3000,
+        "large": [5000] * 60,
+        "one large": [800] * 700 + [5000] + [800] * 700,
+        "few": [800] * 70,
+    }[kind]
+    return [rng.bytes(size) for size in sizes]
+
+
+@pytest.mark.parametrize("order", ["appended", "shuffled"])
+@pytest.mark.parametrize("kind", ["equal", "odd", "mixed", "tiny", "large", "one large", "few"])
+def test_records_that_follow_one_another_are_read_as_one_by_one(tmp_path, kind, order):
+    values = values_of(kind)
+    order = None if order == "appended" else np.random.default_rng(0).permutation(len(values)).tolist()
+    reader, n = LmdbReader(written(tmp_path / "db", values, order)), len(values)
+    for first, last in ((0, n), (1, n), (3, n - 2), (n // 2, min(n, n // 2 + 64)), (max(0, n - 65), n)):
+        assert reader.read_many(range(first, last)) == values[first:last]
+        assert reader.read(last - 1) == values[last - 1]
+    some = np.random.default_rng(1).integers(0, n, 100).tolist()
+    assert reader.read_many(some) == [values[i] for i in some]
+    assert reader.read_many([5] * 70) == [values[5]] * 70 and reader.read_many([]) == []
+
+
+def test_pages_are_read_many_at_a_time(tmp_path, monkeypatch):
+    values = values_of("equal")
+    reader, counts = LmdbReader(written(tmp_path / "db", values)), []
+    run = LmdbFile.run
+    monkeypatch.setattr(LmdbFile, "run", lambda *args: counts.append(found := run(*args)) or found)
+    for _ in range(2):
+        assert reader.read_many(range(2000)) == values
+    assert sum(map(len, counts)) > 3600
+
+
+@pytest.mark.parametrize("at", [0, 8, 10, 12, 13, 14, 15, 16, 17, 20, 21, "node", "size", "flags", "key"])
+def test_damage_is_told_as_by_reading_one_by_one(tmp_path, at):
+    values = values_of("equal")
+    path = written(tmp_path / "db", values)
+    content = bytearray((path / "data.mdb").read_bytes())
+    page = 4096 * LmdbReader(path)._file._leaves[77]
+    slot = int.from_bytes(content[page + 18 : page + 20], "little")
+    place = {"node": slot, "size": slot + 2, "flags": slot + 4, "key": slot + 6}.get(at, at)
+    content[page + place] ^= 0x51
+    (path / "data.mdb").write_bytes(content)
+
+    def outcome(read):
+        try:
+            return read(LmdbReader(path))
+        except DataError as error:
+            return str(error)
+
+    wanted = outcome(lambda reader: [reader.read(i) for i in range(2000)])
+    assert wanted != values or at in (8, 14)  # nobody looks at those bits
+    assert outcome(lambda reader: reader.read_many(range(2000))) == wanted
 
 
 def test_readers_of_one_folder_share_it(tmp_path):
