@@ -24,6 +24,12 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
+def accuracies(net: Net) -> list[str]:
+    """The outputs of ``net`` that are accuracies: first tops of Accuracy layers; a second one is by class."""
+    tops = {net.top_names[layer.name][0] for layer in net.layers if layer.type == "Accuracy"}
+    return [name for name in net.outputs if name in tops]
+
+
 class Scoring:
     """The part of Solver that tests nets and reports outputs."""
 
@@ -48,19 +54,14 @@ class Scoring:
                 logger.info("    %s net output #%d: %s = %s%s", which, line, name, number(float(value)), extra)
                 line += 1
 
-    @property
-    def smoothed_loss(self) -> float:
-        """See Solver."""
-        raise NotImplementedError
-
-    def _display(self) -> None:
+    def _display(self, loss: float) -> None:
         (then, since), now = self._timer, time.perf_counter()
         passed = now - then
         rate = (self.iter - since) / passed if passed > 0 and self.iter > since else 0.0
         self._timer = (now, self.iter)
         logger.info(
             "Iteration %d (%s iter/s, %ss/%d iters), loss = %s",
-            self.iter, number(rate), number(passed), self.param.display, number(self.smoothed_loss),
+            self.iter, number(rate), number(passed), self.param.display, number(loss),
         )  # fmt: skip
         self._log_outputs("Train", self.net, {name: self.net.blobs[name].data for name in self.net.outputs})
 

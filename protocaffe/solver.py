@@ -51,9 +51,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         nets' inputs and outputs can be read
 
     Attributes are pycaffe's: ``net``, ``test_nets``, ``iter``, ``param``, ``lr``; and ``smoothed_loss``,
-    ``test_scores``
-    (for each test net its last mean outputs). Raises SolverError for a solver that cannot run, ParameterError for
-    impossible values, DivergedError when the loss becomes NaN or infinite.
+    ``test_scores`` (for each test net its last mean outputs). Raises SolverError for a solver that cannot run,
+    ParameterError for impossible values, DivergedError when the loss becomes NaN or infinite.
 
     >>> import protocaffe
     >>> solver = protocaffe.get_solver("models/lenet/solver.prototxt")  # doctest: +SKIP
@@ -245,18 +244,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             args = (arena.size, diff, mask, masked, self._partial)
             update.append(bind("square_sums", CLIP_PIECES, args, rows=True))
             update.append(bind("clip_scale", 1, (CLIP_PIECES, self._partial, self._hyper, self._clip), rows=True))
-        args = (
-            weights,
-            diff,
-            *self.history,
-            mask,
-            masked,
-            self._lr_mult,
-            self._decay_mult,
-            l1,
-            self._hyper,
-            self._clip,
-        )
+        rates = (self._lr_mult, self._decay_mult)
+        args = (weights, diff, *self.history, mask, masked, *rates, l1, self._hyper, self._clip)
         update.append(bind(self.kernel, arena.blocks, args, work=arena.size))
         if arena.soft:
             working = net.arena_memory("working")
@@ -315,7 +304,7 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             if shown or self._iteration.waiting >= self._patience:
                 self._look()
             if shown:
-                self._display()
+                self._display(self.smoothed_loss)
             for _, on_gradients in self._callbacks:
                 on_gradients()
             if self._pruner is not None:

@@ -13,19 +13,17 @@ from protocaffe.backends.cpu import CpuBackend
 from protocaffe.patterns import PORTABLE
 from protocaffe.patterns_pooled import ConvolutionReLUPooling
 from tests.support.backends import has_gpu
+from tests.support.generic_backend import Generic
 from tests.support.nets import make
 from tests.test_fusion import XAVIER, conv, entry, ip, layer, one_pass, relu, same
 
 PAIRS = "pooling_param { kernel_size: 2 stride: 2 }"
 
 
-class Wide(CpuBackend):
+class Wide(Generic):
     """A CPU that convolves and fuses as a GPU does."""
 
     patterns = (ConvolutionReLUPooling, *PORTABLE)
-
-    def bind_conv(self, step: str, shape: Any, args: Any, relu: bool = False) -> None:
-        return None
 
     def convolution(self, ops: Any, shape: Any) -> Any:
         return batched.batched_convolution(ops, shape)

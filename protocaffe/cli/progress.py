@@ -97,9 +97,11 @@ def images_per_iteration(solver: Any) -> int:
 
 def scores(solver: Any) -> list[str]:
     """The accuracies of the last test, as text."""
+    from protocaffe.scoring import accuracies
+
     return [
-        f"{name} {float(value.mean()):.4f}"
-        for result in solver.test_scores
-        for name, value in result.items()
-        if "acc" in name.lower() or "top" in name.lower()
+        f"{name} {float(result[name].mean()):.4f}"
+        for net, result in zip(solver.test_nets, solver.test_scores, strict=True)
+        for name in accuracies(net)
+        if name in result
     ]

@@ -64,8 +64,9 @@ def fresh(net: Net, weights: Sequence[LayerWeights]) -> Net:
 def score_of(net: Net, weights: Sequence[LayerWeights]) -> float | None:
     """The accuracy over the first batches of the net's data; None where it has no accuracy."""
     from protocaffe.cli.sensitivity import accuracy_of
+    from protocaffe.scoring import accuracies
 
-    if not any("acc" in name.lower() or "top" in name.lower() for name in net.outputs) or net.inputs:
+    if not accuracies(net) or net.inputs:
         return None
     other = fresh(net, weights)
     try:

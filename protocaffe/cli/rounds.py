@@ -19,10 +19,11 @@ from protocaffe.errors import ParameterError
 
 def accuracy_of(solver: Any) -> float | None:
     """The first accuracy of the first test net, None where there is none."""
-    for name, value in (solver.test(0) if solver.test_nets else {}).items():
-        if "acc" in name.lower() or "top" in name.lower():
-            return float(np.ravel(value)[0])
-    return None
+    from protocaffe.scoring import accuracies
+
+    names = accuracies(solver.test_nets[0]) if solver.test_nets else []
+    means = solver.test(0) if names else {}
+    return float(np.ravel(means[names[0]])[0]) if means else None
 
 
 class Rounds:

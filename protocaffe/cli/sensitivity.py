@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def accuracy_of(net: Any, iterations: int) -> float:
     """The net's accuracy on the same batches each time: the mean of its first output that is one."""
     from protocaffe.cli.test import scores
+    from protocaffe.scoring import accuracies
 
+    names = accuracies(net)
+    if not names:
+        raise ParameterError(f'net "{net.name}" has no accuracy among its outputs: {", ".join(net.outputs)}')
     for layer in net._sources():
         layer.seek(0)
-    means = scores(net, iterations)
-    for name, value in means.items():
-        if "acc" in name.lower() or "top" in name.lower():
-            return float(np.ravel(value)[0])
-    raise ParameterError(f'net "{net.name}" has no accuracy among its outputs: {", ".join(means)}')
+    return float(np.ravel(scores(net, iterations)[names[0]])[0])
 
 
 def plot(path: str, title: str, baseline: float, curves: list[Curve]) -> None:

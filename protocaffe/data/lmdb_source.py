@@ -73,9 +73,14 @@ class LmdbReader:
             return [self.read(index) for index in indices]
         found: list[bytes] = []
         while len(found) < len(indices):
-            found.append(self.read(indices[len(found)]))
-            more = self._file.run(len(indices) - len(found))
-            self._at += len(more)
+            index = indices[len(found)]
+            found.append(self.read(index))
+            self._at = -2  # unknown, should this fail
+            try:
+                more = self._file.run(len(indices) - len(found))
+            except (PageError, OSError) as error:
+                raise DataError(f'"{self.path}": record {index + 1} cannot be read ({error})') from error
+            self._at = index + len(more)
             found += more
         return found
 

@@ -9,15 +9,8 @@ import pytest
 
 from protocaffe.backends import batched
 from protocaffe.backends.base import GenericConvolution
-from protocaffe.backends.cpu import CpuBackend
 from tests.support.bench import Bench
-
-
-class Generic(CpuBackend):
-    """A CPU without convolutions of its own."""
-
-    def bind_conv(self, step: str, shape: Any, args: Any, relu: bool = False) -> None:
-        return None
+from tests.support.generic_backend import Generic
 
 
 class Batched(Generic):

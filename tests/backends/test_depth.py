@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 
 from protocaffe.backends.base import GenericConvolution
-from protocaffe.backends.cpu import CpuBackend
 from protocaffe.backends.depth import DepthConvolution, applies
 from protocaffe.layers.convolution import ConvShape
 from tests.support.bench import Bench
-
-
-class Generic(CpuBackend):
-    """A CPU without convolutions of its own, but for those that cells of pixels ask for."""
-
-    def bind_conv(self, step: str, shape: Any, args: Any, relu: bool = False) -> Any:
-        return super().bind_conv(step, shape, args, relu) if shape.engine == "CUDNN" else None
+from tests.support.generic_backend import Generic
 
 
 class Cells(Generic):
+    """It does not convolve pixels itself, but the cells, for which `DepthConvolution` asks."""
+
     def convolution(self, ops: Any, shape: Any) -> Any:
         class Both(GenericConvolution):
             def forward(self, *args: Any) -> None:

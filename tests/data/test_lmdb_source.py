@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -74,6 +75,26 @@ def test_pages_are_read_many_at_a_time(tmp_path, monkeypatch):
     for _ in range(2):
         assert reader.read_many(range(2000)) == values
     assert sum(map(len, counts)) > 3600
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    values = values_of("equal")
+    reader = LmdbReader(written(tmp_path / "db", values))
+    values_at_once, size = LmdbFile._values, (tmp_path / "db" / "data.mdb").stat().st_size
+    content = (tmp_path / "db" / "data.mdb").read_bytes()
+
+    def shrinks(self, *args):
+        found = values_at_once(self, *args)
+        os.truncate(tmp_path / "db" / "data.mdb", 8192)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbFile, "_values", shrinks)
+        with pytest.raises(DataError, match=r"record \d+ cannot be read \(is damaged: page \d+ lies behind its end\)"):
+            reader.read_many(range(2000))
+    (tmp_path / "db" / "data.mdb").write_bytes(content)
+    assert (tmp_path / "db" / "data.mdb").stat().st_size == size
+    assert [reader.read(i) for i in (7, 8)] == values[7:9] and reader.read_many(range(2000)) == values
 
 
 @pytest.mark.parametrize("at", [0, 8, 10, 12, 13, 14, 15, 16, 17, 20, 21, "node", "size", "flags", "key"])
