@@ -311,6 +311,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             shown = p.display and self.iter % p.display == 0
             if p.debug_info and shown:
                 self._debug = debug.attach(self.net)
+            if self._pruner is not None:
+                self._pruner.prepare(self.iter)
             self._iteration.run(self.iter)
             if shown or self._iteration.waiting >= self._patience:
                 self._look()

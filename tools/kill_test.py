@@ -36,14 +36,15 @@ from protocaffe.resources import resource_path
 CHILD = "import sys; from protocaffe.cli import main; main(sys.argv[1:])"
 PATIENCE = 300.0
 
-#: what a solver file prunes: {end} and {freeze} are late iterations of the run
+#: what a solver file prunes: {when} are steps from the start to a late one, FREEZE is one later still
 CASES = {
     "plain": "",
-    "hard": "pruning_param { sparsity: 0.95 begin_step: 3 end_step: {end} frequency: 7 schedule: CUBIC }",
-    "soft": "pruning_param { sparsity: 0.95 begin_step: 3 end_step: {end} frequency: 7 mode: SOFT freeze_step: {freeze}"
-    " margin: 0.02 }",
-    "second-order": "pruning_param { method: SECOND_ORDER sparsity: 0.9 begin_step: 3 end_step: {end} frequency: 7 }",
+    "hard": "{when} sparsity: 0.95 schedule: CUBIC",
+    "soft": "{when} sparsity: 0.95 mode: SOFT freeze_step: FREEZE margin: 0.02",
+    "second-order": "{when} sparsity: 0.9 method: SECOND_ORDER",
+    "taylor-channels": "{when} sparsity: 0.7 method: TAYLOR_CHANNELS bias: true",
 }
+WHEN = "initial_sparsity: 0.3 begin_step: 3 end_step: END frequency: 13"
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Report:
     left_over: int = 0  #: temporary files at the end
     identical: bool = False
     #: of the whole run's snapshots: weights with masks, with masks that have taken weights back since the one before;
-    #: states with what lies behind masks, with sums of squared gradients
+    #: states with what lies behind masks, with sums for scores
     masked: int = 0
     revived: int = 0
     behind: int = 0
@@ -80,8 +81,10 @@ class KillTest:
     def solver_file(self, name: str, iterations: int) -> Path:
         (self.folder / name).mkdir(exist_ok=True)
         path = self.folder / f"{name}.prototxt"
-        late = {"{end}": str(iterations * 7 // 10), "{freeze}": str(iterations * 9 // 10)}
-        pruning = re.sub("|".join(late), lambda found: late[found[0]], CASES[self.case])
+        settings = CASES[self.case].replace("{when}", WHEN)
+        for word, share in (("END", 0.7), ("FREEZE", 0.9)):
+            settings = settings.replace(word, str(int(share * iterations)))
+        pruning = f"pruning_param {{ {settings} }}" if settings else ""
         path.write_text(
             f'net: "models/lenet/train_val.prototxt" type: "SGD" base_lr: 0.01 momentum: 0.9 weight_decay: 0.0005\n'
             f'lr_policy: "inv" gamma: 0.0001 power: 0.75 max_iter: {iterations} snapshot: {self.every}\n'
@@ -174,7 +177,8 @@ class KillTest:
         # A start takes a second or so; then a random time in which about three snapshots are written.
         self.span = 1.5 + 3 * lasted / (2 * self.kills + 5)
         newest: Path | None = None
-        while r.kills < self.kills or newest is None:  # the last run goes on from a snapshot in any case
+        last = self.folder / "run" / f"lenet_iter_{iterations}.solverstate"
+        while r.kills < self.kills or newest in (None, last):  # in any case a run goes on from where one was killed
             child = self.start(solver, str(newest.relative_to(self.folder)) if newest else None)
             if self.kill(child):
                 r.kills += 1
@@ -230,7 +234,7 @@ def fingerprint(path: Path) -> dict[str, str]:
         state = read_solverstate(path)
         parts["histories"] = [values.tobytes() for values in state.history]
         parts["what lies behind soft masks"] = list(state.resume.master)
-        parts["sums for scores"] = [*state.resume.squares, str(state.resume.summed).encode()]
+        parts["sums for scores"] = [*state.resume.squares, *state.resume.taylor, str(state.resume.summed).encode()]
     return {part: hashlib.sha256(b"".join(pieces)).hexdigest() for part, pieces in parts.items()}
 
 
