@@ -180,6 +180,11 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         except ParameterError as error:
             return self.fail(ParameterError, str(error))
 
+    @property
+    def prunes_softly(self) -> bool:
+        """Whether the solver file lets pruned weights come back (``mode: SOFT``)."""
+        return self._pruner is not None and self._pruner.soft
+
     def _test_nets(self) -> list[Net]:
         p = self.param
         sources: list[Any] = [*p.test_net_param, *p.test_net]
