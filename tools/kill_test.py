@@ -6,9 +6,9 @@
 One run goes through. A second one, in a child process, gets SIGKILL at random moments: half of them after a random
 time, half while a snapshot is being written (the folder is watched for its temporary file). After each kill every
 snapshot that has a name must load, and its weights must be those that its state asks for; training goes on from the
-newest. At the end the weights and solver states of both runs must be the same bytes: weights, masks, histories, what lies
-behind soft masks, the sums of second-order scores, counters. The cases but the first one prune while training, from the
-start to the end of the run, at steps that lie between the snapshots.
+newest. At the end the weights and solver states of both runs must be the same bytes: weights, masks, histories, what
+lies behind soft masks, sums for scores, counters. All cases but the first prune while training, at steps that lie
+between the snapshots.
 """
 
 from __future__ import annotations

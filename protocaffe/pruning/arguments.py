@@ -17,7 +17,8 @@ from protocaffe.pruning.n_of_m import n_of_m_masks
 class PruningArguments:
     """What a PruningParameter asks for; ``method`` and ``scope`` in the command line's spelling.
 
-    ``sparsity`` is None where there is n:m. ``bias`` is for methods that prune whole outputs. `dataclasses.replace` changes shares for a step of a schedule.
+    ``sparsity`` is None where there is n:m; ``bias`` is for methods that prune whole outputs. `dataclasses.replace`
+    changes shares for a step of a schedule.
     """
 
     method: str = "magnitude"

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 class Family(NamedTuple):
     """Prunable weights (``members``: their places in `prunable_weights`) with coupled outputs: output k of member i is
-    channel ``channels[i][k]`` of the family's ``count``."""
+    channel ``channels[i][k]`` of the family's ``size``."""
 
     names: tuple[str, ...]
     members: tuple[int, ...]
     channels: tuple[np.ndarray, ...]
-    count: int
+    size: int
     layout: WeightLayout
 
     def mean(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """The mean of what each member says of its outputs, for each channel."""
-        total, said = np.zeros(self.count), np.zeros(self.count)
+        total, said = np.zeros(self.size), np.zeros(self.size)
         for member, channels in zip(self.members, self.channels, strict=True):
             np.add.at(total, channels, np.asarray(values[member], np.float64))
             np.add.at(said, channels, 1)

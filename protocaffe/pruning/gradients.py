@@ -82,7 +82,7 @@ def undisturbed(net: Net) -> Iterator[None]:
 
 
 def check_trainable(net: Net, what: str, exclude: Collection[str] = ()) -> None:
-    """Raise ParameterError unless ``net`` has data, a loss, and gradients for all prunable layers not in ``exclude``."""
+    """Raise ParameterError unless ``net`` has data, a loss, and gradients for prunable layers not in ``exclude``."""
     check_data(net, what)
     check_gradients(net, what, exclude)
 

@@ -33,8 +33,9 @@ class Pruner:
     and from end_step on at the same pace until freeze_step, when what is pruned is gone.
 
     Scores are those of scores.py: FIRST_ORDER takes the gradient of the iteration, SECOND_ORDER the mean of the squared
-    gradients since the last step, TAYLOR_CHANNELS what the last ten iterations show. What is chosen depends on weights, gradients, number of the iteration and seed alone,
-    so that a resumed run chooses what an uninterrupted one does. Raises ParameterError for what cannot be.
+    gradients since the last step, TAYLOR_CHANNELS what the last ten iterations show. What is chosen depends on weights,
+    gradients, number of the iteration and seed alone, so that a resumed run chooses what an uninterrupted one does.
+    Raises ParameterError for what cannot be.
     """
 
     def __init__(self, net: Net, param: Any, max_iter: int) -> None:

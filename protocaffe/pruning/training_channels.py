@@ -49,8 +49,9 @@ class ChannelPruner:
                     "a layer that stays whole"
                 )
         if len(self.exclude) == len(prunable_weights(net)):
+            whole = ", ".join(self.exclude)
             raise ParameterError(
-                f"pruning_param: nothing can be pruned: {', '.join(self.exclude)} are excluded or give the net's outputs"
+                f"pruning_param: nothing can be pruned: {whole} are excluded or give the net's outputs"
             )
         logger.info("Pruning channels; these layers stay whole: %s", ", ".join(self.exclude) or "none")
         for names in together:
