@@ -84,7 +84,7 @@ def test_a_run_gives_the_same_masks_again_on_its_device_and_zeros_under_them(mod
     assert runs[0] == runs[1]
 
 
-# ----------------------------------------------------------------------------------- a sparsity test that asserts nothing
+# --------------------------------------------------------------------------------- a sparsity test that asserts nothing
 @pytest.mark.parametrize("wrong", ["one came back", "minus zero", "nothing is pruned", "no masks"])
 def test_the_check_of_pruned_weights_can_fail(wrong):
     solver = make_solver()
