@@ -100,7 +100,7 @@ def choose_together(
     given = layer_sparsity or {}
     own: dict[str, float] = {}
     left: list[str] = []
-    entries, means = [], []
+    entries, means, alive = [], [], [alive_channels(w) for w in weights]
     for family in found:
         shares = {name: given[name] for name in family.names if name in given}
         if len(set(shares.values())) > 1:
@@ -111,8 +111,7 @@ def choose_together(
         elif shares:
             own[family.names[0]] = next(iter(shares.values()))
         mean = family.mean(scores)
-        alive = family.mean([alive_channels(w) for w in weights]) > 0
-        entries.append(Weights(family.names[0], mean, alive, family.layout))
+        entries.append(Weights(family.names[0], mean, family.mean(alive) > 0, family.layout))
         means.append(mean)
     chosen = choose_masks(entries, means, sparsity, scope, own, min_keep, left)
     kept: list[np.ndarray] = [np.ones(0, bool)] * len(weights)

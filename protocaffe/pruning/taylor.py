@@ -51,15 +51,19 @@ def taylor_channels(
     """
     check_data(net, what)
     watch, total = TaylorWatch(net, what, exclude), 0.0
-    with undisturbed(net), watch:
-        for loss in passes(net, batches):
-            total += loss
+    watch.attach()
+    try:
+        with undisturbed(net):
+            for loss in passes(net, batches):
+                total += loss
+    finally:
+        watch.detach()
     return [normalised(score / batches) for score in watch.seen], total / batches
 
 
 class TaylorWatch:
     """Adds to ``seen``, for each of `prunable_weights` a value for each output, what a net's passes show while it is
-    attached (as a context manager, or by hand). Raises ParameterError as `check_gradients` does."""
+    attached. Raises ParameterError as `check_gradients` does."""
 
     def __init__(self, net: Net, what: str, exclude: Collection[str] = ()) -> None:
         check_gradients(net, what, exclude)
@@ -83,18 +87,19 @@ class TaylorWatch:
         """Whether passes are watched."""
         return bool(self._handles)
 
-    def __enter__(self) -> TaylorWatch:
+    def attach(self) -> None:
+        """Watch passes from here on."""
         if not self._handles:
             for place, score in self._places:
-                self._attach(place, score)
-        return self
+                self._watch(place, score)
 
-    def __exit__(self, *_: object) -> None:
+    def detach(self) -> None:
+        """Watch no more."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
-    def _attach(self, place: Place, score: np.ndarray) -> None:
+    def _watch(self, place: Place, score: np.ndarray) -> None:
         """Take values right behind the layer, before one in place writes over them, and their gradients right before
         its backward pass, when all that follow have been there."""
         held: list[np.ndarray] = []

@@ -77,9 +77,9 @@ class ChannelPruner:
         for seen in self.watch.seen:
             seen[...] = 0
         if wanted:
-            self.watch.__enter__()
+            self.watch.attach()
         else:
-            self.watch.__exit__()
+            self.watch.detach()
 
     def gather(self) -> None:
         """After an iteration's passes: add what was seen."""

@@ -1,4 +1,4 @@
-"""What users of other systems hit, where no other file holds the guard; docs/prune.md lists all of them."""
+"""What users of other systems hit, where no other file holds the guard; CONTRIBUTING.md lists all of them."""
 
 import numpy as np
 import pytest
