@@ -101,6 +101,9 @@ class Snapshots:
             if self._pruner is not None and self._pruner.squares is not None:
                 resume.squares.extend(self._packed(self._pruner.squares.storage))
                 resume.summed = self._pruner.summed
+            if self._pruner is not None and self._pruner.channels is not None:
+                resume.taylor.extend(self._pruner.channels.packed())
+                resume.summed = self._pruner.channels.summed
             for index, net in enumerate((self.net, *self.test_nets)):
                 for layer in net._sources():
                     resume.source.add(net=index, layer=layer.name, position=layer.position())
@@ -216,6 +219,10 @@ class Snapshots:
             if resume is not None and resume.squares:
                 self._unpack(path, resume.squares, squares.storage, "the squared gradients")
                 self._pruner.summed = resume.summed
+        channels = self._pruner.channels if self._pruner is not None else None
+        stored, summed = (resume.taylor, resume.summed) if resume is not None else ((), 0)
+        if channels is not None and not channels.unpack(stored, summed):
+            raise SolverError(f'"{path}": the Taylor scores are not those of this net')
 
     def _resume(self, resume: Any) -> None:
         self.seed = int(resume.seed)

@@ -179,6 +179,11 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
         except ParameterError as error:
             return self.fail(ParameterError, str(error))
 
+    @property
+    def prunes_softly(self) -> bool:
+        """Whether the solver file lets pruned weights come back (``mode: SOFT``)."""
+        return self._pruner is not None and self._pruner.soft
+
     def _test_nets(self) -> list[Net]:
         p = self.param
         sources: list[Any] = [*p.test_net_param, *p.test_net]
@@ -300,6 +305,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
             shown = p.display and self.iter % p.display == 0
             if p.debug_info and shown:
                 self._debug = debug.attach(self.net)
+            if self._pruner is not None:
+                self._pruner.prepare(self.iter)
             self._iteration.run(self.iter)
             if shown or self._iteration.waiting >= self._patience:
                 self._look()

@@ -17,7 +17,8 @@ from protocaffe.pruning.n_of_m import n_of_m_masks
 class PruningArguments:
     """What a PruningParameter asks for; ``method`` and ``scope`` in the command line's spelling.
 
-    ``sparsity`` is None where there is n:m. `dataclasses.replace` changes shares for a step of a schedule.
+    ``sparsity`` is None where there is n:m; ``bias`` is for methods that prune whole outputs. `dataclasses.replace`
+    changes shares for a step of a schedule.
     """
 
     method: str = "magnitude"
@@ -28,11 +29,17 @@ class PruningArguments:
     exclude: tuple[str, ...] = ()
     n: int = 0
     m: int = 0
+    bias: bool = False
+
+    @property
+    def whole_outputs(self) -> bool:
+        """Whether it prunes whole outputs (channels)."""
+        return self.method.endswith("-channels")
 
     @property
     def needs_gradients(self) -> bool:
         """Whether the scores are made of gradients."""
-        return self.method in ("first-order", "second-order")
+        return self.method in ("first-order", "second-order", "taylor-channels")
 
     def masks(self, weights: Sequence[Weights], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Masks by these scores: `n_of_m_masks` or `choose_masks`."""
@@ -89,7 +96,13 @@ def pruning_arguments(param: Any, layers: Sequence[str], who: str = "pruning_par
     )
     named: dict[str, Any] = {
         "method": method, "scope": scope, "layer_sparsity": own, "min_keep": min_keep, "exclude": tuple(exclude),
+        "bias": param.bias,
     }  # fmt: skip
+    whole = method.endswith("-channels")
+    if param.bias and not whole:
+        fail(f"bias goes with whole outputs, method {param.Method.Name(param.method)} prunes single weights")
+    if whole and (param.HasField("n") or param.HasField("m")):
+        fail(f"n and m are for single weights, method {param.Method.Name(param.method)} prunes whole outputs")
     if param.HasField("n") or param.HasField("m"):
         if not (param.HasField("n") and param.HasField("m")):
             fail("n and m must be given together: of every m weights n are kept")

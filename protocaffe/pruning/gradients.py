@@ -82,15 +82,23 @@ def undisturbed(net: Net) -> Iterator[None]:
 
 
 def check_trainable(net: Net, what: str, exclude: Collection[str] = ()) -> None:
-    """Raise ParameterError unless ``net`` has data, a loss, and gradients for all prunable layers not in ``exclude``.
+    """Raise ParameterError unless ``net`` has data, a loss, and gradients for prunable layers not in ``exclude``."""
+    check_data(net, what)
+    check_gradients(net, what, exclude)
 
-    Without this a layer that gets no gradient (``lr_mult: 0``) would score 0 throughout and be pruned first.
-    """
+
+def check_data(net: Net, what: str) -> None:
+    """Raise ParameterError unless ``net`` has a loss, and data of its own."""
     if not any(net.blob_loss_weights.values()):
         raise ParameterError(f'{what} needs gradients, but "{net.source}" has no loss in the TRAIN phase')
     if net.inputs or not any(layer.is_source for layer in net.layers):
         inputs = f": its inputs {', '.join(net.inputs)} are for others to fill" if net.inputs else ""
         raise ParameterError(f'{what} needs data, but "{net.source}" reads none in the TRAIN phase{inputs}')
+
+
+def check_gradients(net: Net, what: str, exclude: Collection[str] = ()) -> None:
+    """Raise ParameterError for a prunable layer, not in ``exclude``, that gets no gradient (``lr_mult: 0``): it would
+    score 0 throughout and be pruned first."""
     for users in users_of_weights(net):
         if users[0].name not in exclude and not any(user.gets_gradient for user in users):
             raise ParameterError(

@@ -12,7 +12,7 @@ import numpy as np
 from protocaffe.errors import ParameterError
 from protocaffe.hooks import Handle
 from protocaffe.pruning.following import Place, measured_at
-from protocaffe.pruning.gradients import check_trainable, passes, undisturbed
+from protocaffe.pruning.gradients import check_data, check_gradients, passes, undisturbed
 from protocaffe.pruning.net import users_of_weights
 
 if TYPE_CHECKING:
@@ -46,40 +46,69 @@ def taylor_channels(
     net's data, which stays as it was.
 
     Activations are those behind the layer's BatchNorm and Scale where they follow; a Scale or ReLU in place is no
-    matter. Where layers share a weight, their scores add up. Raises ParameterError as `check_trainable` does.
+    matter. Where layers share a weight, their scores add up. Raises ParameterError as `check_data` and
+    `check_gradients` do.
     """
-    check_trainable(net, what, exclude)
-    all_users = users_of_weights(net)
-    scores = [np.zeros(users[0].blob.layout.outputs if users[0].blob.layout else 0) for users in all_users]
-    handles: list[Handle] = []
-    for users, score in zip(all_users, scores, strict=True):
-        if users[0].name in exclude:
-            continue
-        for place in (place for user in users for place in measured_at(net, user)):
-            if net.blobs[place.top].shape[place.axis] != score.size:
-                raise ParameterError(f'{what}: blob "{place.top}" shows no channels of "{users[0].name}": exclude it')
-            handles += _watch(net, place, score)
-    total = 0.0
+    check_data(net, what)
+    watch, total = TaylorWatch(net, what, exclude), 0.0
+    watch.attach()
     try:
         with undisturbed(net):
             for loss in passes(net, batches):
                 total += loss
     finally:
-        for handle in handles:
+        watch.detach()
+    return [normalised(score / batches) for score in watch.seen], total / batches
+
+
+class TaylorWatch:
+    """Adds to ``seen``, for each of `prunable_weights` a value for each output, what a net's passes show while it is
+    attached. Raises ParameterError as `check_gradients` does."""
+
+    def __init__(self, net: Net, what: str, exclude: Collection[str] = ()) -> None:
+        check_gradients(net, what, exclude)
+        self.net = net
+        self.seen: list[np.ndarray] = []
+        self._places: list[tuple[Place, np.ndarray]] = []
+        self._handles: list[Handle] = []
+        for users in users_of_weights(net):
+            score = np.zeros(users[0].blob.layout.outputs if users[0].blob.layout else 0)
+            self.seen.append(score)
+            if users[0].name in exclude:
+                continue
+            for place in (place for user in users for place in measured_at(net, user)):
+                if net.blobs[place.top].shape[place.axis] != score.size:
+                    name = users[0].name
+                    raise ParameterError(f'{what}: blob "{place.top}" shows no channels of "{name}": exclude it')
+                self._places.append((place, score))
+
+    @property
+    def attached(self) -> bool:
+        """Whether passes are watched."""
+        return bool(self._handles)
+
+    def attach(self) -> None:
+        """Watch passes from here on."""
+        if not self._handles:
+            for place, score in self._places:
+                self._watch(place, score)
+
+    def detach(self) -> None:
+        """Watch no more."""
+        for handle in self._handles:
             handle.remove()
-    return [normalised(score / batches) for score in scores], total / batches
+        self._handles = []
 
+    def _watch(self, place: Place, score: np.ndarray) -> None:
+        """Take values right behind the layer, before one in place writes over them, and their gradients right before
+        its backward pass, when all that follow have been there."""
+        held: list[np.ndarray] = []
+        blob, name = self.net.blobs[place.top], self.net.layers[place.layer].name
 
-def _watch(net: Net, place: Place, score: np.ndarray) -> list[Handle]:
-    """Add to ``score`` at each pass: values right behind the layer, before one in place writes over them, and their
-    gradients right before its backward pass, when all that follow have been there."""
-    held: list[np.ndarray] = []
-    blob, name = net.blobs[place.top], net.layers[place.layer].name
+        def take(_: str) -> None:
+            held[:] = [blob.data.copy()]
 
-    def take(_: str) -> None:
-        held[:] = [blob.data.copy()]
+        def add(_: str) -> None:
+            score[...] += taylor_of(held[0], blob.diff, place.axis)
 
-    def add(_: str) -> None:
-        score[...] += taylor_of(held[0], blob.diff, place.axis)
-
-    return [net.after_forward(take, name), net.before_backward(add, name)]
+        self._handles += [self.net.after_forward(take, name), self.net.before_backward(add, name)]

@@ -16,6 +16,7 @@ from .choice import Weights
 from .net import prunable_weights, set_masks, sparsity_of_net
 from .schedule import Schedule
 from .scores import first_order_scores, magnitude_scores, random_scores, second_order_scores
+from .training_channels import WINDOW, ChannelPruner
 
 if TYPE_CHECKING:
     from ..net import Net
@@ -34,8 +35,9 @@ class Pruner:
     what is pruned is gone.
 
     Scores are those of scores.py: FIRST_ORDER takes the gradient of the iteration, SECOND_ORDER the mean of the squared
-    gradients since the last step. What is chosen depends on weights, gradients, number of the iteration and seed alone,
-    so that a resumed run chooses what an uninterrupted one does. Raises ParameterError for what cannot be.
+    gradients since the last step, TAYLOR_CHANNELS what the last ten iterations show. What is chosen depends on weights,
+    gradients, number of the iteration and seed alone, so that a resumed run chooses what an uninterrupted one does.
+    Raises ParameterError for what cannot be.
     """
 
     def __init__(self, net: Net, param: Any, max_iter: int) -> None:
@@ -45,6 +47,7 @@ class Pruner:
         self.schedule = Schedule.of(param, max_iter)
         self.soft = param.mode == param.SOFT
         self.freeze = self._freeze(max_iter)
+        self.channels = self._channels()
         #: sums of squared gradients since the last step, and of how many iterations
         self.squares = net.backend.empty((net.arena.size,)) if self.arguments.method == "second-order" else None
         self.summed = 0
@@ -64,9 +67,27 @@ class Pruner:
             raise ParameterError(f"pruning_param: regrow must be from 0 to 1, got {param.regrow:g}")
         return int(freeze)
 
+    def _channels(self) -> ChannelPruner | None:
+        if not self.arguments.whole_outputs:
+            return None
+        if self.soft:
+            raise ParameterError(
+                f"pruning_param: mode: SOFT is for single weights: a channel that method "
+                f"{self.param.Method.Name(self.param.method)} has pruned gets no gradients that could bring it back"
+            )
+        return ChannelPruner(self.net, self.arguments)
+
+    def prepare(self, iteration: int) -> None:
+        """To be called before the passes of ``iteration``."""
+        if self.channels is not None:
+            coming = range(iteration, iteration + WINDOW)
+            self.channels.prepare(any(self.schedule.progress(i) is not None for i in coming))
+
     def prune(self, iteration: int, seed: int) -> None:
         """Prune, if ``iteration`` is one of the schedule's."""
         net = self.net
+        if self.channels is not None:
+            self.channels.gather()
         if self.squares is not None and iteration <= self.freeze:
             net.backend.run("square_add", net.arena.size, net.arena_memory("diff"), self.squares)
             self.summed += 1
@@ -93,6 +114,15 @@ class Pruner:
         if arguments.sparsity is not None:
             own = {name: schedule.share(progress, share) for name, share in arguments.layer_sparsity.items()}
             arguments = replace(arguments, sparsity=schedule.share(progress), layer_sparsity=own)
+        if self.channels is not None:
+            left, count = self.channels.choose(arguments)
+            report = sparsity_of_net(net)
+            self.history.append((iteration, report))
+            logger.info(
+                "Iteration %d, pruned to a sparsity of %.4f: %d of %d outputs are left", iteration, report.sparsity,
+                left, count,
+            )  # fmt: skip
+            return
         weights = self._weights()
         before = [w.alive.copy() for w in weights]
         scores = self._scores(weights, seed)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from protocaffe.errors import ParameterError
+
 if TYPE_CHECKING:
     from protocaffe.blob import Blob
     from protocaffe.solver import Solver
@@ -46,7 +48,16 @@ def keep_code_books(solver: Solver) -> list[CodeBook]:
     Weights of equal value, gradient and history change alike under every rule, so they stay equal to the bit.
     Parameters whose weights are not from a code book (``blob.values.tied``), or no longer so, are left alone. A weight
     that is 0 is in no group: without a mask it learns on its own.
+
+    Raises ParameterError where the solver file prunes with ``mode: SOFT``: a weight that comes back would share its
+    value with none.
     """
+    if solver.prunes_softly and any(blob.values.tied for blob in solver.net.learnable_params):
+        raise ParameterError(
+            f'solver "{solver.source}": pruning_param: mode: SOFT lets weights come back, and these come from code '
+            "books, which have no value for such a weight: prune with mode: HARD, or start from the weights as they "
+            "were before they were compressed"
+        )
     books: list[CodeBook] = []
     for blob in solver.net.learnable_params:
         if blob.values.tied:

@@ -42,6 +42,7 @@ def test_prune_scores_measures_and_tells(cli, lenet, trained, monkeypatch):
     speeds = rows(text, "Speed")
     assert [row[0] for row in speeds] == ["conv1", "conv2", "ip1", "ip2", "the whole net"]
     assert all(float(cell.split()[0]) > 0 for row in speeds for cell in row[1:3])
+    assert all(row[3].startswith("no gain here") or row[3].endswith("x faster") for row in speeds)
     assert "Pruned in one step." in text
 
 

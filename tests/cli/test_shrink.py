@@ -45,6 +45,17 @@ def test_a_smaller_net_is_written(cli, pruned):
     assert cli("test", "--model", "small_train.prototxt", "--weights", "small.caffemodel", "--iterations", 2).code == 0
 
 
+def test_a_solver_file_alone_prunes_outputs_that_go(cli, lenet):
+    solver = (lenet / "s.prototxt").read_text()
+    more = "pruning_param { method: L1_CHANNELS sparsity: 0.5 scope: UNIFORM bias: true end_step: 6 frequency: 3 }"
+    (lenet / "s.prototxt").write_text(f'{solver}\n{more}\nsnapshot_prefix: "net"')
+    assert cli("train", "--solver", "s.prototxt").code == 0
+    result = cli("shrink", "--model", MODEL, "--weights", "net_iter_10.caffemodel", *OUT)
+    assert result.code == 0, result.err
+    small = protocaffe.Net("small.prototxt", weights="small.caffemodel")
+    assert [blobs[0].shape[0] for blobs in small.params.values()] == [10, 25, 250, 10]
+
+
 def test_hdf5_in_and_out(cli, pruned):
     pruned.save("pruned.caffemodel.h5")
     for name, blobs in pruned.params.items():

@@ -38,6 +38,23 @@ def test_it_ends_near_the_sparsest_net_that_is_good_enough(limit):
     assert [r.number for r in rounds] == list(range(1, len(rounds) + 1)) and len(rounds) < 40
 
 
+@given(st.floats(0.001, 0.2))
+def test_no_net_is_kept_that_lost_more_than_was_allowed(drop):
+    """Accuracy falls evenly, so that the budget and not a cliff ends the search."""
+    kept = [0.0]
+    tried = 0.0
+
+    def attempt(sparsity):
+        nonlocal tried
+        tried = sparsity
+        return 0.99 - 0.5 * sparsity**4
+
+    rounds = list(search(attempt, lambda: kept.append(tried), 0.99, max_drop=drop))
+    limit = (2 * drop) ** 0.25
+    assert 0.5 * kept[-1] ** 4 <= drop + 1e-12 and (1 - kept[-1]) * (1 - 0.04) <= 1 - limit + 1e-9
+    assert [r.accuracy >= 0.99 - drop for r in rounds] == [r.kept for r in rounds]
+
+
 @given(st.floats(0.01, 0.999), st.floats(0.05, 0.9))
 def test_a_target_is_met_exactly(target, part):
     model = Model(1.0)

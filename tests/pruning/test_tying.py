@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from protocaffe import TEST, Net, get_solver
+from protocaffe.errors import ParameterError
 from protocaffe.io import parse_solver
 from protocaffe.pruning import prune_net
 from protocaffe.pruning.compress import compress_net
@@ -125,3 +126,32 @@ def test_weights_without_books_train_as_ever(tmp_path):
     solver = solver_of(tmp_path)
     assert keep_code_books(solver) == []
     assert isinstance(solver.net, Net) and solver.net.phase != TEST
+
+
+PRUNING = "pruning_param {{ sparsity: 0.7 initial_sparsity: 0.5 begin_step: 2 end_step: 8 frequency: 3 mode: {} }}"
+
+
+def test_a_solver_file_prunes_tied_weights_and_a_resumed_run_is_the_same(tmp_path, packed):
+    more = PRUNING.format("HARD")
+    whole, first, again = (solver_of(tmp_path, more=more) for _ in range(3))
+    for each in (whole, first):
+        each.copy_from(packed)
+        keep_code_books(each)
+    whole.step(12)
+    first.step(6)
+    again.restore(first.snapshot()[1])
+    keep_code_books(again)
+    again.step(6)
+    for a, b in zip(whole.net.learnable_params, again.net.learnable_params, strict=True):
+        assert a.data.tobytes() == b.data.tobytes()
+    for blob in whole.net.prunable():
+        assert blob.mask.mean() < 0.35 and not blob.data[~blob.mask].any()
+        assert len(np.unique(blob.data)) <= 9
+
+
+def test_weights_that_may_come_back_have_no_place_in_a_book(tmp_path, packed):
+    solver = solver_of(tmp_path, more=PRUNING.format("SOFT"))
+    assert keep_code_books(solver) == []  # its own weights are from none
+    solver.copy_from(packed)
+    with pytest.raises(ParameterError, match=r'"<SolverParameter>": pruning_param: mode: SOFT lets weights come back'):
+        keep_code_books(solver)
