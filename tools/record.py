@@ -30,14 +30,15 @@ BATCHES = 20
 
 @dataclass(frozen=True)
 class Recipe:
-    """Solver files below models/: of the sparse net, of the dense one; whether the first begins from the second.
+    """Solver files below models/: of the sparse net, of the dense one; what the first begins from.
 
+    ``begins`` is "dense", the name of another recipe (its record of the same seed), or empty: from the start.
     ``channels`` is the share of the channels inside the residual blocks that is taken out before training.
     """
 
     sparse: str
     dense: str
-    begins_dense: bool = False
+    begins: str = ""
     channels: float = 0.0
     bits: int = 5
 
@@ -45,14 +46,14 @@ class Recipe:
 RESNET = "resnet18_fashion_mnist"
 RECIPES = {
     "lenet_108x": Recipe("lenet/sparse_108x_solver", "lenet/dense_shifted_solver"),
-    "lenet_300x": Recipe("lenet/sparse_300x_solver", "lenet/dense_shifted_solver"),
+    "lenet_300x": Recipe("lenet/sparse_300x_solver", "lenet/dense_shifted_solver", "lenet_108x"),
     "lenet_300_100_80x": Recipe("lenet_300_100/sparse_80x_solver", "lenet_300_100/dense_shifted_solver"),
     "mnist_cnn_95": Recipe("mnist_cnn/sparse_95_solver", "mnist_cnn/solver"),
     "mnist_cnn_99": Recipe("mnist_cnn/sparse_99_solver", "mnist_cnn/solver"),
-    "resnet18_90": Recipe(f"{RESNET}/sparse_90_solver", f"{RESNET}/solver", True),
-    "resnet18_98": Recipe(f"{RESNET}/sparse_98_solver", f"{RESNET}/solver", True),
-    "resnet18_half_macs": Recipe(f"{RESNET}/small_solver", f"{RESNET}/solver", True, 0.53),
-    "resnet18_quarter_macs": Recipe(f"{RESNET}/small_solver", f"{RESNET}/solver", True, 0.79),
+    "resnet18_90": Recipe(f"{RESNET}/sparse_90_solver", f"{RESNET}/solver", "dense"),
+    "resnet18_98": Recipe(f"{RESNET}/sparse_98_solver", f"{RESNET}/solver", "dense"),
+    "resnet18_half_macs": Recipe(f"{RESNET}/small_solver", f"{RESNET}/solver", "dense", 0.53),
+    "resnet18_quarter_macs": Recipe(f"{RESNET}/small_solver", f"{RESNET}/solver", "dense", 0.79),
 }
 
 
@@ -138,8 +139,9 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str) -> dict[s
         param = solver_param(recipe.sparse, seed, net)
     else:
         net = prototxt.read_net(model)
-        if recipe.begins_dense:
-            begin = protocaffe.Net(model, protocaffe.TEST, weights=str(dense)).layer_weights()
+        if recipe.begins:
+            weights = dense if recipe.begins == "dense" else records / f"{recipe.begins}_seed{seed}.pcz"
+            begin = protocaffe.Net(model, protocaffe.TEST, weights=str(weights)).layer_weights()
     solver = trained(param, begin)
     clear_dead(solver.net)
     float_errors, _ = errors_of(net, solver.net.layer_weights(), param)

@@ -61,12 +61,16 @@ def tool(tmp_path, monkeypatch):
     (files / "dense_solver.prototxt").write_text(SOLVER.format(steps=30))
     sparse = "pruning_param { sparsity: 0.7 begin_step: 0 end_step: 12 frequency: 4 }"
     (files / "sparse_solver.prototxt").write_text(SOLVER.format(steps=20) + sparse)
+    (files / "sparser_solver.prototxt").write_text(
+        SOLVER.format(steps=10) + "pruning_param { sparsity: 0.9 end_step: 5 }"
+    )
     (files / "small_solver.prototxt").write_text(SOLVER.format(steps=10))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "BATCHES", 2)
     monkeypatch.setattr(module, "RECIPES", {
         "sparse": module.Recipe("tiny/sparse_solver", "tiny/dense_solver"),
-        "small": module.Recipe("tiny/small_solver", "tiny/dense_solver", True, 0.5),
+        "small": module.Recipe("tiny/small_solver", "tiny/dense_solver", "dense", 0.5),
+            "sparser": module.Recipe("tiny/sparser_solver", "tiny/dense_solver", "sparse"),
     })  # fmt: skip
     return module
 
@@ -93,6 +97,19 @@ def test_a_sparse_record(tool, monkeypatch, capsys):
     assert records[0]["errors"] != 20
     assert f"sparse seed 2: {records[1]['errors']} errors of 20" in capsys.readouterr().out
     assert [check(path).wrong for path in sorted(Path("records").glob("*.json"))] == [[], []]
+
+
+def test_a_record_that_goes_on_from_another(tool, monkeypatch):
+    run(tool, monkeypatch, "sparse")
+    records = run(tool, monkeypatch, "sparser")
+    assert len(records) == 4
+    for seed in (1, 2):
+        masks = [
+            protocaffe.Net("models/tiny/net.prototxt", protocaffe.TEST, weights=f"records/{name}_seed{seed}.pcz")
+            for name in ("sparse", "sparser")
+        ]
+        for before, after in zip(*(net.prunable() for net in masks), strict=True):
+            assert not (after.mask & ~before.mask).any()
 
 
 def test_a_record_of_fewer_channels(tool, monkeypatch):
