@@ -124,15 +124,18 @@ def without_channels(param: Any, weights: Path, share: float) -> tuple[Any, Any]
 def make(name: str, seed: int, records: Path, work: Path, commit: str) -> dict[str, Any]:
     """One record: files, and the JSON's content."""
     recipe, start = RECIPES[name], time.perf_counter()
-    dense = dense_weights(recipe, seed, work)
-    dense_param = solver_param(recipe.dense, seed)
-    dense_errors, _ = errors_of(dense_param.net, dense, dense_param)
+    if recipe.begins in RECIPES:
+        before = json.loads((records / f"{recipe.begins}_seed{seed}.json").read_text())
+        begins, dense_errors = records / before["weights"], before["dense_errors"]
+    else:
+        begins, dense_param = dense_weights(recipe, seed, work), solver_param(recipe.dense, seed)
+        dense_errors, _ = errors_of(dense_param.net, begins, dense_param)
     param, stem = solver_param(recipe.sparse, seed), f"{name}_seed{seed}"
     model: str = param.net
     whole = parameters_of(model)
     begin = None
     if recipe.channels:
-        net, begin = without_channels(param, dense, recipe.channels)
+        net, begin = without_channels(param, begins, recipe.channels)
         model = f"{records.name}/{name}.prototxt"
         with atomic_write(records / f"{name}.prototxt") as file:
             file.write(to_text(net).encode())
@@ -140,8 +143,7 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str) -> dict[s
     else:
         net = prototxt.read_net(model)
         if recipe.begins:
-            weights = dense if recipe.begins == "dense" else records / f"{recipe.begins}_seed{seed}.pcz"
-            begin = protocaffe.Net(model, protocaffe.TEST, weights=str(weights)).layer_weights()
+            begin = protocaffe.Net(model, protocaffe.TEST, weights=str(begins)).layer_weights()
     solver = trained(param, begin)
     clear_dead(solver.net)
     float_errors, _ = errors_of(net, solver.net.layer_weights(), param)
