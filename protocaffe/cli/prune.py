@@ -47,6 +47,8 @@ BATCHES = 10
               "Default: 0.")  # fmt: skip
 @click.option("--bias", is_flag=True, help="Of the channel methods: prune a channel's bias too, and the factor and "
               "shift of a Scale behind it.")  # fmt: skip
+@click.option("--together", is_flag=True, help="Of the channel methods: choose channels that are added up, or whose "
+              "layers share a weight, together, so that shrink can take them out.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
 @report_options
@@ -54,9 +56,9 @@ BATCHES = 10
 @state_options
 @device_options
 def command(
-    model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, drop_masks: bool,
-    output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None, page: str | None,
-    no_timing: bool, **criterion: Any,
+    model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, together: bool,
+    drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None,
+    page: str | None, no_timing: bool, **criterion: Any,
 ) -> None:  # fmt: skip
     """Prune a net: what matters least becomes zero, and a mask keeps it so.
 
@@ -77,6 +79,8 @@ def command(
         raise ParameterError(f"--seed is for what is random: nothing is with --method {method}")
     if bias and method not in CHANNEL_METHODS:
         raise ParameterError(f"--bias is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
+    if together and method not in CHANNEL_METHODS:
+        raise ParameterError(f"--together is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
     given = unlabelled.take(criterion)
     arguments = wanted(method, **criterion)
     where: dict[str, Any] = {"level": level, "stage": stage, "cpu": cpu, "gpu": gpu, "math": math}
@@ -90,7 +94,7 @@ def command(
             if drop_masks and opened is not None:
                 opened.drop_masks()
         work = unlabelled.begin(net, given)
-        result = prune_by(net, arguments, training, batches, seed, bias)
+        result = prune_by(net, arguments, training, batches, seed, bias, together)
     finally:
         if training is not None:
             training.close()
