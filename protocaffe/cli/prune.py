@@ -49,6 +49,8 @@ BATCHES = 10
               "shift of a Scale behind it.")  # fmt: skip
 @click.option("--dead", is_flag=True, help="Then also mask what the outputs no longer depend on: channels that nothing "
               "reads, or that hold a constant (their readers' biases take it). Alone: nothing else goes.")  # fmt: skip
+@click.option("--together", is_flag=True, help="Of the channel methods: choose channels that are added up, or whose "
+              "layers share a weight, together, so that shrink can take them out.")  # fmt: skip
 @click.option("--drop-masks", is_flag=True, help="Forget masks stored with the weights: their zeros may be kept again.")
 @click.option("--output", required=True, metavar="FILE", help="Where to write the pruned weights (caffemodel).")
 @report_options
@@ -56,8 +58,8 @@ BATCHES = 10
 @state_options
 @device_options
 def command(
-    model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, dead: bool,
-    drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None,
+    model: str, weights: str, method: str, batches: int | None, seed: int | None, bias: bool, together: bool,
+    dead: bool, drop_masks: bool, output: str, level: int, stage: str, cpu: bool, gpu: str | None, math: str | None,
     page: str | None, no_timing: bool, **criterion: Any,
 ) -> None:  # fmt: skip
     """Prune a net: what matters least becomes zero, and a mask keeps it so.
@@ -79,6 +81,8 @@ def command(
         raise ParameterError(f"--seed is for what is random: nothing is with --method {method}")
     if bias and method not in CHANNEL_METHODS:
         raise ParameterError(f"--bias is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
+    if together and method not in CHANNEL_METHODS:
+        raise ParameterError(f"--together is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
     given = unlabelled.take(criterion)
     only_dead = dead and criterion["sparsity"] is None and criterion["nm"] is None
     if only_dead:
@@ -95,7 +99,7 @@ def command(
             if drop_masks and opened is not None:
                 opened.drop_masks()
         work = unlabelled.begin(net, given)
-        result = None if arguments is None else prune_by(net, arguments, training, batches, seed, bias)
+        result = None if arguments is None else prune_by(net, arguments, training, batches, seed, bias, together)
     finally:
         if training is not None:
             training.close()

@@ -11,6 +11,7 @@ import numpy as np
 from protocaffe.errors import ParameterError
 from protocaffe.pruning.arguments import PruningArguments
 from protocaffe.pruning.choice import check_names
+from protocaffe.pruning.families import choose_together, families, with_families
 from protocaffe.pruning.following import companions, output_layers, scale_behind
 from protocaffe.pruning.gradients import gradient_moments
 from protocaffe.pruning.net import prunable_weights, set_masks, sparsity_of_net, users_of_weights
@@ -47,6 +48,7 @@ def prune_by(
     batches: int = 10,
     seed: int = 0,
     with_bias: bool = False,
+    together: bool = False,
 ) -> Pruned:
     """Prune ``net`` by any of `METHODS`.
 
@@ -58,6 +60,7 @@ def prune_by(
     seed : of the random method
     with_bias : of channel methods: prune a channel's bias too, and both parameters of a Scale behind it, so that all
         it gives on is exactly 0
+    together : of channel methods: outputs that shrink can take out only together (families.py) are chosen together
 
     Channel methods leave the layers alone whose outputs are the net's own, unless they have a share of their own.
     """
@@ -70,9 +73,12 @@ def prune_by(
         if arguments.m:
             raise ParameterError(f"pruning: n:m is for single weights, {method} prunes whole outputs")
         held = tuple(n for n in output_layers(net) if n not in {*arguments.layer_sparsity, *arguments.exclude})
+        found = families(net) if together else []
+        held = tuple(n for n in with_families(found, [*arguments.exclude, *held]) if n not in arguments.exclude) or held
         arguments = replace(arguments, exclude=(*arguments.exclude, *held))
-    elif with_bias:
-        raise ParameterError(f"pruning: biases go with whole outputs, {method} prunes single weights")
+    elif with_bias or together:
+        what = "biases go with" if with_bias else "what goes together are"
+        raise ParameterError(f"pruning: {what} whole outputs, {method} prunes single weights")
     if all(w.name in arguments.exclude for w in weights):
         outputs = f" or gives the net's outputs ({', '.join(held)})" if held else ""
         raise ParameterError(f"pruning: nothing can be pruned: every prunable layer is excluded{outputs}")
@@ -81,7 +87,8 @@ def prune_by(
         set_masks(net, arguments.masks(weights, scores), everywhere=False)
         return Pruned(sparsity_of_net(net), loss)
     a = arguments
-    kept = choose_channels(weights, scores, a.sparsity or 0.0, a.scope, a.layer_sparsity, a.min_keep, a.exclude)
+    shares = (a.sparsity or 0.0, a.scope, a.layer_sparsity, a.min_keep, a.exclude)
+    kept = choose_together(found, weights, scores, *shares) if together else choose_channels(weights, scores, *shares)
     prune_channels(net, kept, with_bias, a.exclude)
     left = {
         w.name: (int(alive_channels(w).sum()), w.lies.outputs) for w in prunable_weights(net) if w.name not in a.exclude

@@ -82,6 +82,11 @@ def _family(members: list[int], weights: Sequence[Weights], roots: Sequence[np.n
     return Family(names, tuple(members), channels, len(order), weights[members[0]].lies)
 
 
+def with_families(found: Sequence[Family], names: Collection[str]) -> tuple[str, ...]:
+    """``names`` and those of all whose channels go together with theirs."""
+    return tuple(name for family in found if set(names) & set(family.names) for name in family.names)
+
+
 def choose_together(
     found: Sequence[Family],
     weights: Sequence[Weights],

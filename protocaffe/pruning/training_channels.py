@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ParameterError
 from .arguments import PruningArguments
 from .criteria import prune_channels, scale_channels
-from .families import choose_together, families
+from .families import choose_together, families, with_families
 from .following import companions, output_layers
 from .net import prunable_weights, users_of_weights
 from .outputs import alive_channels, l1_channels
@@ -40,8 +40,7 @@ class ChannelPruner:
         self.families = families(net)
         given = {*arguments.layer_sparsity, *arguments.exclude}
         held = {*arguments.exclude, *(name for name in output_layers(net) if name not in given)}
-        together = [family.names for family in self.families]
-        self.exclude = tuple(name for names in together if held & set(names) for name in names)
+        self.exclude = with_families(self.families, held)
         for name in arguments.layer_sparsity:
             if name in self.exclude:
                 raise ParameterError(
@@ -54,9 +53,9 @@ class ChannelPruner:
                 f"pruning_param: nothing can be pruned: {whole} are excluded or give the net's outputs"
             )
         logger.info("Pruning channels; these layers stay whole: %s", ", ".join(self.exclude) or "none")
-        for names in together:
-            if len(names) > 1 and names[0] not in self.exclude:
-                logger.info("Channels of these layers go together: %s", ", ".join(names))
+        for family in self.families:
+            if len(family.names) > 1 and family.names[0] not in self.exclude:
+                logger.info("Channels of these layers go together: %s", ", ".join(family.names))
         self.arguments = arguments
         self.watch: TaylorWatch | None = None
         if arguments.method == "taylor-channels":

@@ -138,6 +138,24 @@ def test_scale_channels_on_a_residual_net(cli, lenet):
     assert max(g[0] for g in gammas) <= min(g[1] for g in gammas)  # one threshold for all layers
 
 
+def test_channels_of_a_residual_net_that_go_together_can_go(cli, lenet):
+    model = "models/resnet18_fashion_mnist/deploy.prototxt"
+    dense, rng = protocaffe.Net(model, protocaffe.TEST, seed=1), np.random.default_rng(0)
+    for name, blobs in dense.params.items():
+        if blobs[0].prunable:
+            blobs[0].data = rng.normal(0, (2 * len(blobs[0].data) / blobs[0].count) ** 0.5, blobs[0].shape)
+        elif dense.layer_dict[name].type == "Scale":
+            blobs[0].data = rng.uniform(0.5, 1, blobs[0].shape)
+    dense.save("r.caffemodel")
+    options = ["--method", "l1-channels", "--scope", "uniform", "--sparsity", "0.5", "--bias", "--together"]
+    result = prune(cli, "r.caffemodel", *options, model=model)
+    assert result.code == 0, result.err
+    small = cli("shrink", "--model", model, "--weights", "p.caffemodel", "--output-model", "small.prototxt", "--output",
+                "small.caffemodel")  # fmt: skip
+    assert small.code == 0, small.err
+    assert "removed 2,400 channels; of 2,400 pruned ones 0 stay" in small.out
+
+
 def test_n_of_m_and_erk(cli, lenet, trained):
     assert prune(cli, trained, "--nm", "2:4", "--exclude", "conv1").code == 0
     pruned = net("p.caffemodel")
@@ -202,6 +220,7 @@ def test_batches_may_be_chosen_and_masks_dropped(cli, lenet, trained):
         (["--sparsity", "0.5", "--exclude", "ip1", "--layer", "ip1=0.5"], '"ip1" is excluded and has a share'),
         (["--sparsity", "0.5", "--batches", "3"], "--batches is for the methods with gradients"),
         (["--sparsity", "0.5", "--seed", "3"], "--seed is for what is random"),
+        (["--sparsity", "0.5", "--together"], "--together is for the methods that prune whole outputs"),
         (["--sparsity", "0.5", "--bias"], "--bias is for the methods that prune whole outputs"),
         (["--sparsity", "0.5", "--method", "scale-channels"], '"conv1" (Convolution) has no Scale'),
         (["--sparsity", "1.5", "--method", "l1-channels"], "sparsity must be a share in [0, 1), got 1.5"),

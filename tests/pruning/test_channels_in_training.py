@@ -10,7 +10,7 @@ from protocaffe.backends import get_backend
 from protocaffe.errors import ParameterError, SolverError
 from protocaffe.io import parse_net, parse_solver
 from protocaffe.io.solverstate import read_solverstate, write_solverstate
-from protocaffe.pruning import apply, plan_shrink
+from protocaffe.pruning import PruningArguments, apply, plan_shrink, prune_by
 from protocaffe.pruning.compare import build, largest_difference, random_inputs
 from protocaffe.pruning.families import choose_together, families
 from protocaffe.pruning.net import prunable_weights
@@ -146,7 +146,9 @@ def test_the_passes_are_watched_only_up_to_a_step():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_device_with_memory_of_its_own_prunes_alike(method):
-    runs = [make_solver(f"method: {method} {STEPS} bias: true", backend=b) for b in (None, SplitBackend())]
+    runs = [
+        make_solver(f"method: {method} {STEPS} bias: true", backend=b) for b in (get_backend("cpu"), SplitBackend())
+    ]
     for solver in runs:
         solver.step(18)
     assert everything(runs[0]) == everything(runs[1])
@@ -292,3 +294,20 @@ def test_a_residual_net_pruned_in_training_becomes_small(method):
     }  # fmt: skip
     after = build(*apply(plan), before.backend)
     assert largest_difference(before, after, random_inputs(before, 0)) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["l1-channels", "taylor-channels"])
+def test_the_command_chooses_together_if_asked(method):
+    rows = {}
+    for together in (False, True):
+        net = nets.make(RESIDUAL)
+        arguments = PruningArguments(method, "uniform", 0.5)
+        result = prune_by(net, arguments, nets.make(RESIDUAL), 2, together=together)
+        assert result.held == ("out",) and result.channels == {"first": (4, 8), "a": (4, 8), "b": (4, 8), "c": (6, 12)}
+        rows[together] = alive(net)
+    assert np.array_equal(rows[True]["first"], rows[True]["b"])
+    assert not np.array_equal(rows[False]["first"], rows[False]["b"])
+    assert prune_by(nets.make(RESIDUAL), PruningArguments(method, sparsity=0.5, exclude=("b", "c")),
+                    nets.make(RESIDUAL), 2, together=True).held == ("first", "out")  # fmt: skip
+    with pytest.raises(ParameterError, match="what goes together are whole outputs, magnitude prunes single weights"):
+        prune_by(nets.make(RESIDUAL), PruningArguments(sparsity=0.5), together=True)
