@@ -47,7 +47,7 @@ RESNET = "resnet18_fashion_mnist"
 RECIPES = {
     "lenet_108x": Recipe("lenet/sparse_108x_solver", "lenet/dense_shifted_solver"),
     "lenet_300x": Recipe("lenet/sparse_300x_solver", "lenet/dense_shifted_solver", "lenet_108x"),
-    "lenet_300_100_80x": Recipe("lenet_300_100/sparse_80x_solver", "lenet_300_100/dense_shifted_solver"),
+    "lenet_300_100_80x": Recipe("lenet_300_100/sparse_80x_solver", "lenet_300_100/solver"),
     "mnist_cnn_95": Recipe("mnist_cnn/sparse_95_solver", "mnist_cnn/solver"),
     "mnist_cnn_99": Recipe("mnist_cnn/sparse_99_solver", "mnist_cnn/solver"),
     "resnet18_90": Recipe(f"{RESNET}/sparse_90_solver", f"{RESNET}/solver", "dense"),
