@@ -50,6 +50,8 @@ class Solver(PycaffeSolver, Scoring, Snapshots):
     reuse_memory : whether the blobs of test nets give their memory on to later ones, so that between passes only the
         nets' inputs and outputs can be read
 
+    Notes
+    -----
     Attributes are pycaffe's: ``net``, ``test_nets``, ``iter``, ``param``, ``lr``; and ``smoothed_loss``,
     ``test_scores`` (for each test net its last mean outputs). Raises SolverError for a solver that cannot run,
     ParameterError for impossible values, DivergedError when the loss becomes NaN or infinite.
