@@ -3,7 +3,8 @@ if a channel's activations became 0."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,15 @@ def taylor_of(activations: np.ndarray, gradients: np.ndarray, axis: int) -> np.n
     >>> taylor_of(a, g, 1)
     array([3.5])
     """
+    sums = changes(activations, gradients, axis)
+    return np.abs(sums).sum(axis=0) / max(1, len(sums))
+
+
+def changes(activations: np.ndarray, gradients: np.ndarray, axis: int) -> np.ndarray:
+    """For each image and channel (``axis``) the sum over pixels of a g, in float64."""
     shape = activations.shape
-    images = prod(shape[:axis])
     both = activations.astype(np.float64) * gradients
-    sums = both.reshape(images, shape[axis], prod(shape[axis + 1 :])).sum(axis=2)
-    return np.abs(sums).sum(axis=0) / max(1, images)
+    return np.asarray(both.reshape(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])).sum(axis=2))
 
 
 def normalised(score: np.ndarray) -> np.ndarray:
@@ -49,6 +54,19 @@ def taylor_channels(
     matter. Where layers share a weight, their scores add up. Raises ParameterError as `check_trainable` does.
     """
     check_trainable(net, what, exclude)
+    total = 0.0
+    with watching(net, taylor_of, what, exclude) as scores, undisturbed(net):
+        for loss in passes(net, batches):
+            total += loss
+    return [normalised(score / batches) for score in scores], total / batches
+
+
+@contextmanager
+def watching(
+    net: Net, of: Callable[[np.ndarray, np.ndarray, int], np.ndarray], what: str, exclude: Collection[str] = ()
+) -> Iterator[list[np.ndarray]]:
+    """``with`` block whose forward and backward passes add ``of(activations, gradients, axis)`` to the scores of the
+    outputs of each of `prunable_weights`. Raises ParameterError where a top shows no channels."""
     all_users = users_of_weights(net)
     scores = [np.zeros(users[0].blob.layout.outputs if users[0].blob.layout else 0) for users in all_users]
     handles: list[Handle] = []
@@ -58,19 +76,17 @@ def taylor_channels(
         for place in (place for user in users for place in measured_at(net, user)):
             if net.blobs[place.top].shape[place.axis] != score.size:
                 raise ParameterError(f'{what}: blob "{place.top}" shows no channels of "{users[0].name}": exclude it')
-            handles += _watch(net, place, score)
-    total = 0.0
+            handles += _watch(net, place, score, of)
     try:
-        with undisturbed(net):
-            for loss in passes(net, batches):
-                total += loss
+        yield scores
     finally:
         for handle in handles:
             handle.remove()
-    return [normalised(score / batches) for score in scores], total / batches
 
 
-def _watch(net: Net, place: Place, score: np.ndarray) -> list[Handle]:
+def _watch(
+    net: Net, place: Place, score: np.ndarray, of: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+) -> list[Handle]:
     """Add to ``score`` at each pass: values right behind the layer, before one in place writes over them, and their
     gradients right before its backward pass, when all that follow have been there."""
     held: list[np.ndarray] = []
@@ -80,6 +96,6 @@ def _watch(net: Net, place: Place, score: np.ndarray) -> list[Handle]:
         held[:] = [blob.data.copy()]
 
     def add(_: str) -> None:
-        score[...] += taylor_of(held[0], blob.diff, place.axis)
+        score[...] += of(held[0], blob.diff, place.axis)
 
     return [net.after_forward(take, name), net.before_backward(add, name)]
