@@ -82,8 +82,9 @@ def _differ(before: Net, after: Net, images: Batches, batch: np.ndarray) -> floa
 @click.option("--output", required=True, metavar="FILE", help="Where to write its weights (HDF5 if it ends in .h5).")
 @click.option("--also", multiple=True, metavar="FILE=OUTPUT",
               help="Another prototxt of the same layers (train_val beside deploy) to be given the sizes.")  # fmt: skip
-@click.option("--original", metavar="FILES", help="With --images: the weights before pruning, with which the smaller net "
-              "is to agree. Default: --weights.")  # fmt: skip
+@click.option("--original", metavar="FILES",
+              help="With --images: the weights before pruning, with which the smaller net is to agree. Default: "
+              "--weights.")  # fmt: skip
 @click.option("--recalibrate", "data_model", metavar="FILE",
               help="Then estimate BatchNorm statistics anew with the training data of this prototxt, of the net as it "
               "was or as it is now.")  # fmt: skip

@@ -167,7 +167,9 @@ def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
     stored = [replace(w, blobs=[np.array(b) for b in w.blobs], unknown=net._unknown_fields.get(w.name, b""))
               for w in net.layer_weights()]  # fmt: skip
     changes = [_change(linear, decision) for linear in trace.linears]
-    return ShrinkPlan(full, stored, edits, cuts, shifts, carries, changes, decision.stays(), trace.unknown, inexact, stay)
+    return ShrinkPlan(
+        full, stored, edits, cuts, shifts, carries, changes, decision.stays(), trace.unknown, inexact, stay
+    )
 
 
 def _change(linear: Linear, decision: _Decision) -> LayerChange:
