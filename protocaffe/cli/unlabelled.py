@@ -185,8 +185,11 @@ class Unlabelled:
             losses = distill(pupil, targets, self.used, given["distill"], rate, self.seed,
                              lambda done, loss: update(done, f"loss {loss:.3g}"))  # fmt: skip
         click.echo(f"distillation: {len(losses)} iterations, loss {losses[0]:.3g} -> {losses[-1]:.3g}")
-        student.copy_weights(pupil.layer_weights())
-        self._measure("+ distillation", student)
+        if np.median(losses[-10:]) > losses[0]:
+            click.echo("distillation: the loss has grown; the weights stay as they were: try a lower --distill-rate")
+        else:
+            student.copy_weights(pupil.layer_weights())
+            self._measure("+ distillation", student)
 
     def _measure(self, what: str, student: Net) -> None:
         from protocaffe.pruning.distill import agreement

@@ -83,6 +83,17 @@ def test_the_printed_agreement_is_that_of_the_written_net(cli, pruned, trained, 
     assert kl == pytest.approx((p0 * np.log(p0 / p)).sum(1).mean(), abs=1e-4)
 
 
+def test_distillation_that_made_it_worse_is_not_kept(cli, pruned, trained, digits):
+    args = ("--images", digits / "fit", "--held-out", digits / "held", "--original", trained)
+    assert shrink(cli, *args).code == 0
+    before = Path("small.caffemodel").read_bytes()
+    result = shrink(cli, *args, "--distill", 5, "--distill-rate", 3)
+    assert result.code == 0, result.err
+    assert "the loss has grown; the weights stay as they were: try a lower --distill-rate" in result.out
+    assert list(table(result.out)) == ["pruned"]
+    assert Path("small.caffemodel").read_bytes() == before
+
+
 def test_without_an_original_it_is_the_masked_net(cli, pruned, digits):
     result = shrink(cli, "--images", digits / "fit", "--max-images", 30)
     assert result.code == 0, result.err
