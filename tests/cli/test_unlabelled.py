@@ -82,8 +82,7 @@ def test_images_alone_measure_and_change_nothing(cli, lenet, trained, digits):
 def test_channels_go_by_what_images_say(cli, lenet, trained, digits):
     channels = ("--sparsity", "0.7", "--bias", "--images", digits)
     shown = {
-        method: prune(cli, trained, "--method", method, *channels)
-        for method in ("l1-channels", "effect-channels")
+        method: prune(cli, trained, "--method", method, *channels) for method in ("l1-channels", "effect-channels")
     }
     assert all(result.code == 0 for result in shown.values())
     assert "conv1: 6 of 20 outputs are left\nconv2: 15 of 50" in shown["effect-channels"].out
