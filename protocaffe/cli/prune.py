@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 METHODS = (
     "magnitude", "random", "first-order", "second-order", "l1-channels", "scale-channels", "taylor-channels",
+    "effect-channels",
 )  # fmt: skip
 BATCHES = 10
 
@@ -66,7 +67,8 @@ def command(
 
     Single weights go by magnitude (|w|), random draws, first-order (|w g|) or second-order (w^2 h / 2, h the mean
     squared gradient); whole outputs by l1-channels (mean |w| of a filter), scale-channels (|gamma| of the Scale behind)
-    or taylor-channels (|a g| summed over a channel's pixels). Channel methods leave the net's own outputs alone.
+    taylor-channels (|a g| summed over a channel's pixels) or effect-channels (how much --images say the net's outputs
+    change without a channel). Channel methods leave the net's own outputs alone.
 
     Weights that the net's own masks have pruned stay pruned. Biases are not pruned unless --bias says so.
     """
@@ -77,13 +79,15 @@ def command(
     gradients = method in GRADIENT_METHODS
     if batches is not None and not gradients:
         raise ParameterError(f"--batches is for the methods with gradients ({', '.join(GRADIENT_METHODS)})")
-    if seed is not None and not (gradients or method == "random"):
+    if seed is not None and not (gradients or method in ("random", "effect-channels")):
         raise ParameterError(f"--seed is for what is random: nothing is with --method {method}")
     if bias and method not in CHANNEL_METHODS:
         raise ParameterError(f"--bias is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
     if together and method not in CHANNEL_METHODS:
         raise ParameterError(f"--together is for the methods that prune whole outputs ({', '.join(CHANNEL_METHODS)})")
     given = unlabelled.take(criterion)
+    if method == "effect-channels" and given["images"] is None:
+        raise ParameterError("--method effect-channels needs --images: a folder of images without labels")
     only_dead = dead and criterion["sparsity"] is None and criterion["nm"] is None
     if only_dead:
         refuse(method, criterion)
@@ -99,7 +103,10 @@ def command(
             if drop_masks and opened is not None:
                 opened.drop_masks()
         work = unlabelled.begin(net, given)
-        result = None if arguments is None else prune_by(net, arguments, training, batches, seed, bias, together)
+        result = None
+        if arguments is not None:
+            images = work.used if work else None
+            result = prune_by(net, arguments, training, batches, seed, bias, together, images)
     finally:
         if training is not None:
             training.close()
@@ -116,7 +123,7 @@ def command(
     elif method == "random":
         click.echo(f"random: seed {seed}")
     if work is not None:
-        work.finish()
+        work.finish(net)
     net.save(output)
     click.echo(f"wrote {output}")
     notes.after(net, output)

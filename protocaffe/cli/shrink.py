@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from protocaffe.cli import unlabelled
 from protocaffe.cli.common import CaffeCommand, device_options, state_options, stdout_table, wanted_backend
 from protocaffe.errors import ParameterError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from protocaffe.io.caffemodel import LayerWeights
     from protocaffe.net import Net
+    from protocaffe.pruning.batches import Batches
     from protocaffe.pruning.shrink import ShrinkPlan
 
 #: batches of random input that both nets are run on
@@ -63,6 +67,14 @@ def show(plan: ShrinkPlan, before: Net, after: Net) -> None:
         click.echo(f"inexact (--force): {who}: its bias takes in constants as if they lay under the padding too")
 
 
+def _differ(before: Net, after: Net, images: Batches, batch: np.ndarray) -> float:
+    from protocaffe.pruning.compare import largest_difference
+
+    for net in (before, after):
+        images.give(net, batch)
+    return largest_difference(before, after, {})
+
+
 @click.command("shrink", cls=CaffeCommand, short_help="Take pruned channels out of a net, which computes the same.")
 @click.option("--model", required=True, metavar="FILE", help="The net (prototxt).")
 @click.option("--weights", required=True, metavar="FILES", help="Its weights (caffemodel), with masks or zeros.")
@@ -70,7 +82,9 @@ def show(plan: ShrinkPlan, before: Net, after: Net) -> None:
 @click.option("--output", required=True, metavar="FILE", help="Where to write its weights (HDF5 if it ends in .h5).")
 @click.option("--also", multiple=True, metavar="FILE=OUTPUT",
               help="Another prototxt of the same layers (train_val beside deploy) to be given the sizes.")  # fmt: skip
-@click.option("--images", metavar="FOLDER", help="Compare both nets on these images too.")
+@click.option("--original", metavar="FILES",
+              help="With --images: the weights before pruning, with which the smaller net is to agree. Default: "
+              "--weights.")  # fmt: skip
 @click.option("--recalibrate", "data_model", metavar="FILE",
               help="Then estimate BatchNorm statistics anew with the training data of this prototxt, of the net as it "
               "was or as it is now.")  # fmt: skip
@@ -78,36 +92,48 @@ def show(plan: ShrinkPlan, before: Net, after: Net) -> None:
               help="Batches to estimate them from.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Remove also what changes the border under padding; write whatever the difference.")  # fmt: skip
+@unlabelled.options
 @state_options
 @device_options
 def command(
-    model: str, weights: str, output_model: str, output: str, also: tuple[str, ...], images: str | None,
-    data_model: str | None, batches: int, force: bool, level: int, stage: str, **device: Any,
+    model: str, weights: str, output_model: str, output: str, also: tuple[str, ...], original: str | None,
+    data_model: str | None, batches: int, force: bool, level: int, stage: str, cpu: bool, gpu: str | None,
+    math: str | None, **images: Any,
 ) -> None:  # fmt: skip
     """Take pruned channels out of a net: a smaller prototxt and caffemodel with the same outputs.
 
     A channel is pruned when its whole filter is masked or zero. The constant that its bias or normalisation leaves of
     it goes into the layers that read it. Both nets are run, and nothing is written if they differ by more than 1e-5 of
-    the largest output. The comparison runs on the CPU; --gpu is for --recalibrate.
+    the largest output. The comparison runs on the CPU; --gpu is for --recalibrate and what follows.
+
+    With --images the net that is left may then be brought nearer to the original (--original) without labels: by
+    --reconstruct, --recalibrate-images and --distill.
     """
     from protocaffe.cli.progress import bar
     from protocaffe.cli.session import split
     from protocaffe.io import atomic_write, read_net, to_text
     from protocaffe.pruning import apply, edit_net, plan_shrink, recalibrate
-    from protocaffe.pruning.compare import TOLERANCE, build, image_inputs, largest_difference, random_inputs
+    from protocaffe.pruning.compare import TOLERANCE, build, largest_difference, random_inputs
 
-    backend = wanted_backend(**device)
+    given = unlabelled.take(images)
+    if original is not None and given["images"] is None:
+        raise ParameterError("--original needs --images: a folder of images without labels")
+    backend = wanted_backend(cpu, gpu, math)
     others = [(read_net(source), target) for source, target in pairs(also)]
     data_net = read_net(data_model) if data_model else None
-    cpu = wanted_backend(cpu=True, gpu=None)
+    host = wanted_backend(cpu=True, gpu=None)
     where: dict[str, Any] = {"level": level, "stages": split(stage)}
-    plan = plan_shrink(read_net(model), read_all(weights), force, cpu, **where)
+    plan = plan_shrink(read_net(model), read_all(weights), force, host, **where)
     small, smaller = apply(plan)
-    before, after = build(plan.net_param, plan.weights, cpu, **where), build(small, smaller, cpu, **where)
+    before, after = build(plan.net_param, plan.weights, host, **where), build(small, smaller, host, **where)
     worst = max(largest_difference(before, after, random_inputs(before, i)) for i in range(DRAWS))
     said = f"largest relative difference of the outputs: {worst:.1e} on random input"
-    if images:
-        seen = max(largest_difference(before, after, batch) for batch in image_inputs(before, images))
+    work = None
+    if given["images"] is not None:
+        dense = read_all(original) if original else plan.weights
+        work = unlabelled.begin(build(plan.net_param, dense, backend, **where), given)
+    if work is not None:
+        seen = max(_differ(before, after, work.held, batch) for batch in work.held)
         worst, said = max(worst, seen), f"{said}, {seen:.1e} on the images"
     if not worst <= TOLERANCE and not force:
         raise ParameterError(f"shrink: {said}; at most {TOLERANCE:g} is allowed (--force writes the net all the same)")
@@ -118,6 +144,10 @@ def command(
             )
         after.copy_weights(smaller)
     show(plan, before, after)
+    if work is not None:
+        student = build(small, smaller, backend, **where)
+        work.finish(student, plan.kept)
+        after.copy_weights(student.layer_weights())
     click.echo(said + ("; BatchNorm statistics were estimated anew after that" if data_net is not None else ""))
     for net, target in [(small, output_model), *((edit_net(plan, net), target) for net, target in others)]:
         with atomic_write(target) as file:

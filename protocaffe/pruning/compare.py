@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protocaffe.errors import NetError, ParameterError
+from protocaffe.errors import NetError
 from protocaffe.io.caffemodel import LayerWeights
 
 if TYPE_CHECKING:
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
 #: the largest relative difference between the outputs of a net and of the shrunk one
 TOLERANCE = 1e-5
-
-IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def build(net_param: Any, weights: Iterable[LayerWeights], backend: Backend | None = None, **kwargs: Any) -> Net:
@@ -37,29 +33,6 @@ def random_inputs(net: Net, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     shapes = {name: net.blobs[name].shape for name in net.inputs}
     return {name: rng.standard_normal(s) if len(s) > 1 else np.zeros(s) for name, s in shapes.items()}
-
-
-def image_inputs(net: Net, folder: str | os.PathLike[str]) -> Iterator[dict[str, np.ndarray]]:
-    """The images of a folder as batches of a net with one image input: BGR (or gray), 0 to 255, resized.
-
-    Raises ParameterError for a folder without images and a net without such an input.
-    """
-    from protocaffe.io import load_image, resize_image
-
-    shaped = [(name, net.blobs[name].shape) for name in net.inputs]
-    found = [(name, s) for name, s in shaped if len(s) == 4 and s[1] in (1, 3)]
-    if len(found) != 1 or len(shaped) != 1:
-        raise ParameterError(f"images need a net with one input (N, 3 or 1, H, W), it has {shaped or 'none'}")
-    name, (count, channels, *dims) = found[0]
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGES)
-    if not paths:
-        raise ParameterError(f'"{os.fspath(folder)}" holds no images ({", ".join(IMAGES)})')
-    for first in range(0, len(paths), count):
-        batch = np.zeros(net.blobs[name].shape, np.float32)
-        for i, path in enumerate(paths[first : first + count]):
-            pixels = resize_image(load_image(path, channels == 3), dims)
-            batch[i] = 255 * pixels.transpose(2, 0, 1)[::-1]
-        yield {name: batch}
 
 
 def compared(net: Net) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from protocaffe.errors import ParameterError
 from protocaffe.pruning.arguments import PruningArguments
 from protocaffe.pruning.choice import check_names
+from protocaffe.pruning.effect import effect_channels
 from protocaffe.pruning.families import choose_together, families, with_families
 from protocaffe.pruning.following import companions, output_layers, scale_behind
 from protocaffe.pruning.gradients import gradient_moments
@@ -22,9 +23,11 @@ from protocaffe.pruning.taylor import taylor_channels
 
 if TYPE_CHECKING:
     from protocaffe.net import Net
+    from protocaffe.pruning.batches import Batches
 
 METHODS = (
     "magnitude", "random", "first-order", "second-order", "l1-channels", "scale-channels", "taylor-channels",
+    "effect-channels",
 )  # fmt: skip
 CHANNEL_METHODS = METHODS[4:]
 GRADIENT_METHODS = ("first-order", "second-order", "taylor-channels")
@@ -49,6 +52,7 @@ def prune_by(
     seed: int = 0,
     with_bias: bool = False,
     together: bool = False,
+    images: Batches | None = None,
 ) -> Pruned:
     """Prune ``net`` by any of `METHODS`.
 
@@ -57,10 +61,11 @@ def prune_by(
     training : for `GRADIENT_METHODS`: a net of the TRAIN phase with the same weights, whose data and loss are used
         (``net`` itself will do); it is found again by the layers' names, and stays as it was
     batches : how many of its batches
-    seed : of the random method
+    seed : of the random method, and of effect-channels' signs
     with_bias : of channel methods: prune a channel's bias too, and both parameters of a Scale behind it, so that all
         it gives on is exactly 0
     together : of channel methods: outputs that shrink can take out only together (families.py) are chosen together
+    images : for effect-channels
 
     Channel methods leave the layers alone whose outputs are the net's own, unless they have a share of their own.
     """
@@ -82,7 +87,7 @@ def prune_by(
     if all(w.name in arguments.exclude for w in weights):
         outputs = f" or gives the net's outputs ({', '.join(held)})" if held else ""
         raise ParameterError(f"pruning: nothing can be pruned: every prunable layer is excluded{outputs}")
-    scores, loss = net_scores(net, method, training, batches, seed, arguments.exclude)
+    scores, loss = net_scores(net, method, training, batches, seed, arguments.exclude, images)
     if method not in CHANNEL_METHODS:
         set_masks(net, arguments.masks(weights, scores), everywhere=False)
         return Pruned(sparsity_of_net(net), loss)
@@ -103,6 +108,7 @@ def net_scores(
     batches: int = 10,
     seed: int = 0,
     exclude: Collection[str] = (),
+    images: Batches | None = None,
 ) -> tuple[list[np.ndarray], float | None]:
     """Scores for each of `prunable_weights` (of channel methods a value for each output), and the mean loss of the
     batches that they took. Layers in ``exclude`` may have no scores that mean anything."""
@@ -115,6 +121,10 @@ def net_scores(
         return l1_channels(weights), None
     if method == "scale-channels":
         return scale_channels(net, exclude), None
+    if method == "effect-channels":
+        if images is None:
+            raise ParameterError("pruning: effect-channels needs images")
+        return effect_channels(net, images, seed, exclude), None
     if training is None:
         raise ParameterError(f"pruning: {method} needs a net of the TRAIN phase, with data and a loss")
     if method == "taylor-channels":

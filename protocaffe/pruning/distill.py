@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DivergedError, ParameterError
+from ..errors import DivergedError, NetError, ParameterError, ShapeError
 from .batches import Batches
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ LEARNING_RATE = 1e-3
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-def without_softmax(net: Net) -> tuple[Net, dict[str, int | None]]:
+def without_softmax(net: Net, also: Collection[str] = ()) -> tuple[Net, dict[str, int | None]]:
     """A net of its own with the same weights and masks, without the Softmax layers that make outputs.
 
     Returns it, and for each of its outputs the axis of the Softmax that followed, None where none did. A Softmax whose
-    bottom another layer reads too stays. Gradients reach all parameters from all outputs.
+    bottom another layer reads too stays. Gradients reach all parameters from all outputs. ``also``: blobs inside the
+    net that become outputs too, as "NAME (inside)". Raises NetError for one that the net does not have.
     """
     from ..net import Net
 
@@ -44,6 +45,10 @@ def without_softmax(net: Net) -> tuple[Net, dict[str, int | None]]:
             kept = param.layer.add()
             kept.CopyFrom(layer)
             del kept.include[:], kept.exclude[:]  # the net was filtered by them already
+    for name in also:
+        if name not in net.blobs:
+            raise NetError(f'net "{net.name}" has no blob "{name}" to distil at')
+        param.layer.add(name=f"{name} (inside)", type="Split", bottom=[name], top=[f"{name} (inside)"])
     param.force_backward = True
     bare = Net(param, net.phase, backend=net.backend, seed=net.seed)
     bare.copy_weights(net.layer_weights())
@@ -123,7 +128,8 @@ def distill(
     a learning rate that falls from ``rate`` to 0 along a cosine, on batches drawn anew from ``seed`` in each epoch.
     ``targets``: z0 by output. ``each(iteration, loss)`` hears of every iteration; returns all losses.
 
-    Raises DivergedError for a loss that is NaN or infinite, ParameterError for iterations or a rate that cannot be.
+    Raises DivergedError for a loss that is NaN or infinite, ParameterError for iterations or a rate that cannot be,
+    ShapeError for targets of another shape than the outputs.
     """
     if iterations < 0 or not rate > 0:
         raise ParameterError(f"distillation needs iterations >= 0 and a rate > 0, got {iterations} and {rate:g}")
@@ -139,6 +145,9 @@ def distill(
         net.run_forward()
         loss, diffs = 0.0, {}
         for name, z0 in targets.items():
+            if net.blobs[name].shape[1:] != z0.shape[1:]:
+                wanted, got = z0.shape[1:], net.blobs[name].shape[1:]
+                raise ShapeError(f'distillation: "{name}" must have shape {wanted} for an image, it has {got}')
             off = net.blobs[name].data - z0[chosen]
             loss += float(np.square(off, dtype=np.float64).sum()) / (2 * len(chosen) * scale[name])
             diffs[name] = off / np.float32(len(chosen) * scale[name])

@@ -7,6 +7,7 @@ A pruned channel is one whose weights are all pruned. Its score is one of
 - scale-channels: ``|gamma|`` of the Scale behind it (Liu et al. 2017, arXiv 1708.06519); following.py
 - taylor-channels: ``|sum over pixels of a g|``, a the channel's activations and g their gradients, averaged over images
   and batches, then over the L2 norm of the layer's scores (Molchanov et al. 2017, arXiv 1611.06440); taylor.py
+- effect-channels: the mean squared change of the net's outputs without it, from images without labels; effect.py
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from protocaffe.io.caffemodel import LayerWeights
 
 if TYPE_CHECKING:
     from protocaffe.backends import Backend
+    from protocaffe.pruning.batches import Batches
 
 
 def recalibrate(
@@ -22,11 +24,12 @@ def recalibrate(
     backend: Backend | None = None,
     seed: int = 0,
     each: Callable[[int], None] | None = None,
+    images: Batches | None = None,
 ) -> list[LayerWeights]:
     """The weights with each BatchNorm's mean and variance averaged over ``batches`` batches; all else stays.
 
-    The net runs forward in its TRAIN phase, on its own data, normalising by each batch's statistics; ``each`` hears how
-    many batches are done.
+    The net runs forward in its TRAIN phase, on its own data or, of a deploy prototxt, on ``images``, again and again,
+    normalising by each batch's statistics; ``each`` hears how many batches are done.
 
     Raises ParameterError for a net without BatchNorm and for fewer than one batch.
     """
@@ -52,7 +55,10 @@ def recalibrate(
         for layer in norms.values():
             for blob in layer.blobs:
                 blob.data = np.zeros(blob.shape)
-        for i in range(batches):
+        draw = chain.from_iterable(repeat(images)) if images is not None else repeat(None)
+        for i, batch in enumerate(islice(draw, batches)):
+            if images is not None and batch is not None:
+                images.give(net, batch)
             net.run_forward()
             if each is not None:
                 each(i + 1)

@@ -8,7 +8,7 @@ has in the pruned net *by then*, so that a layer also makes up for what the laye
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .batches import Batches
+from .following import channel_axis
 from .least_squares import RIDGE, Sums, refit, work
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SAMPLES, SAMPLES_PER_INPUT = 8192, 4
 #: what a layer may cost: bytes of its Gram matrices, operations for solving
 MAX_BYTES, MAX_WORK = 512 << 20, 4e12
+#: bytes of the activations from which each net goes on to the next layer; with more it starts from the images again
+MAX_HELD = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,15 @@ class Reconstruction:
 
 
 def reconstruct(
-    net: Net, dense: Net, batches: Batches, ridge: float = RIDGE, seed: int = 0
+    net: Net,
+    dense: Net,
+    batches: Batches,
+    ridge: float = RIDGE,
+    seed: int = 0,
+    kept: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[Reconstruction]:
-    """Refit each layer of ``net`` that has pruned weights; masks stay. Yields what came of each.
+    """Refit each layer of ``net`` that has pruned weights; masks stay. Yields what came of each; until the last one the
+    two nets must not be run by others.
 
     Parameters
     ----------
@@ -58,20 +67,68 @@ def reconstruct(
     batches : of images, as the input takes them
     ridge : see `least_squares.refit`
     seed : of the positions at which convolutions are sampled
+    kept : for a net that `shrink` has made: the layers to refit in place of those with masks, and for each the numbers
+        of the original's outputs that it still has (`ShrinkPlan.kept`)
 
     Notes
     -----
-    Layers that are left as they are, and say so: types other than Convolution and InnerProduct, parameters that
-    several layers share, and layers that would need more than MAX_BYTES or MAX_WORK. Each layer takes a forward pass up
-    to it of both nets over all images; a net of L layers about L / 2 full passes of each.
+    The time is that of one pass of both nets over all images as long as what they hold between two layers fits into
+    ``MAX_HELD`` bytes each, otherwise up to L / 2 passes for L layers.
     """
     uses = Counter(id(blob.values) for layer in net.layers for blob in layer.blobs)
+    places = {layer.name: index for index, layer in enumerate(dense.layers)}
+    walks = _Walk(net, batches), _Walk(dense, batches)
     for index, layer in enumerate(net.layers):
-        masks = [blob.mask for blob in layer.blobs if blob.prunable]
-        if all(mask is None or mask.all() for mask in masks):
+        if kept is None:
+            masks = [blob.mask for blob in layer.blobs if blob.prunable]
+            if all(mask is None or mask.all() for mask in masks):
+                continue
+        elif layer.name not in kept:
             continue
-        kept = _obstacle(layer, uses)
-        yield Reconstruction(layer.name, kept=kept) if kept else _layer(net, dense, index, batches, ridge, seed)
+        obstacle = _obstacle(layer, uses)
+        if obstacle:
+            yield Reconstruction(layer.name, kept=obstacle)
+        else:
+            stay = None if kept is None else kept[layer.name]
+            yield _layer(walks, (index, places[layer.name]), batches.count, ridge, seed, stay)
+
+
+class _Walk:
+    """A net taken from layer to layer, all batches at each step: a step goes on from what the last one has left."""
+
+    def __init__(self, net: Net, batches: Batches) -> None:
+        self.net, self.batches = net, batches
+        self.at = 0
+        self.held: list[dict[str, np.ndarray]] = []
+
+    def to(self, end: int) -> Iterator[int]:
+        """Run the layers before ``end`` on each batch and yield its size while the net's blobs hold it."""
+        net, live, size = self.net, self._live(end), 0
+        held: list[dict[str, np.ndarray]] = []
+        for batch in self.batches:
+            if self.at:
+                for name, values in self.held.pop(0).items():
+                    net.blobs[name].data = values
+            else:
+                self.batches.give(net, batch)
+            if self.at < end:
+                net.run_forward(self.at, end - 1)
+            yield len(batch)
+            size += sum(net.blobs[name].data.nbytes for name in live)
+            held = [*held, {name: np.array(net.blobs[name].data) for name in live}] if size <= MAX_HELD else []
+        self.at, self.held = (end, held) if size <= MAX_HELD else (0, [])
+
+    def _live(self, end: int) -> list[str]:
+        """The blobs that layers from ``end`` on read of those before; of those that share values one."""
+        net, tops, bottoms = self.net, self.net.top_names, self.net.bottom_names
+        made = {top for layer in net.layers[:end] for top in tops[layer.name]}
+        read = {bottom for layer in net.layers[end:] for bottom in bottoms[layer.name]}
+        return list({id(net.blobs[name].values): name for name in sorted(made & read)}.values())
+
+
+def _mask(layer: Layer) -> np.ndarray:
+    weight = layer.blobs[0]
+    return layer_rows(layer, np.ones(weight.shape, bool) if weight.mask is None else np.asarray(weight.mask))
 
 
 def _obstacle(layer: Layer, uses: Counter[int]) -> str:
@@ -80,7 +137,7 @@ def _obstacle(layer: Layer, uses: Counter[int]) -> str:
         return f"the type {layer.type} is not reconstructed"
     if any(uses[id(blob.values)] > 1 for blob in layer.blobs):
         return "it shares parameters with another layer"
-    mask = layer_rows(layer, np.asarray(layer.blobs[0].mask))
+    mask = _mask(layer)
     groups, outputs, inputs = mask.shape
     size = 8 * groups * inputs * (inputs + outputs)
     if size > MAX_BYTES:
@@ -91,22 +148,24 @@ def _obstacle(layer: Layer, uses: Counter[int]) -> str:
     return ""
 
 
-def _layer(net: Net, dense: Net, index: int, batches: Batches, ridge: float, seed: int) -> Reconstruction:
+def _layer(
+    walks: tuple[_Walk, _Walk], places: tuple[int, int], images: int, ridge: float, seed: int, stay: np.ndarray | None
+) -> Reconstruction:
+    (net, dense), (index, place) = (walk.net for walk in walks), places
     layer = net.layers[index]
     weight, bias = layer.blobs[0], layer.blobs[1] if len(layer.blobs) > 1 else None
-    mask = layer_rows(layer, np.asarray(weight.mask))
+    mask = _mask(layer)
     groups, outputs, inputs = mask.shape
     sums = Sums.empty(groups, inputs, outputs)
     rng = np.random.default_rng((seed, index))
-    per_image = ceil(max(SAMPLES, SAMPLES_PER_INPUT * inputs) / batches.count)
-    bottoms, tops = (names[layer.name] for names in (net.bottom_names, net.top_names))
-    for batch in batches:
-        batches.give(net, batch)
-        batches.give(dense, batch)
-        net.run_forward(0, index - 1)
-        dense.run_forward(0, index)
+    per_image = ceil(max(SAMPLES, SAMPLES_PER_INPUT * inputs) / images)
+    bottoms, tops = net.bottom_names[layer.name], dense.top_names[layer.name]
+    for count, _ in zip(walks[0].to(index), walks[1].to(place + 1), strict=True):
         for bottom, top in zip(bottoms, tops, strict=True):
-            sums.add(*samples(layer, net.blobs[bottom].data, dense.blobs[top].data, per_image * len(batch), rng))
+            y = dense.blobs[top].data
+            if stay is not None:
+                y = y.take(stay, channel_axis(layer))
+            sums.add(*samples(layer, net.blobs[bottom].data, y, per_image * count, rng))
     flat = None if bias is None else np.asarray(bias.data).reshape(groups, outputs)
     fit = refit(sums, layer_rows(layer, np.asarray(weight.data)), flat, mask, ridge)
     weight.data = _from_rows(layer, fit.weights)

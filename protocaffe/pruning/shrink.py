@@ -75,6 +75,7 @@ class ShrinkPlan:
     stays : pruned channels that could not be removed, and why
     unknown : layers of types that the analysis does not know
     inexact : layers whose border is computed inexactly (only with ``force``)
+    kept : layer that loses outputs or inputs -> the numbers of its outputs that stay
     """
 
     net_param: Any
@@ -87,6 +88,7 @@ class ShrinkPlan:
     stays: list[Stays]
     unknown: list[str] = field(default_factory=list)
     inexact: list[str] = field(default_factory=list)
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def removed(self) -> int:
@@ -136,6 +138,7 @@ def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
     shifts: dict[str, np.ndarray] = {}
     carries: dict[str, Carry] = {}
     inexact: list[str] = []
+    stay: dict[str, np.ndarray] = {}
     for linear in trace.linears:
         name, kept = linear.layer.name, ~gone(linear.outputs)
         shift, carry, rough = linear.folded(gone)
@@ -149,6 +152,7 @@ def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
             group = groups if linear.group > 1 else None
             edits[name] = Edit(linear.kind, outputs, group, name in shifts and not linear.layer.bias_term)
             cuts += linear.cuts(gone)
+            stay[name] = np.flatnonzero(kept)
     for name, blob, axis, labels in trace.per_channel:
         if gone(labels).any():
             cuts.append(Cut(name, blob, ((axis, np.flatnonzero(~gone(labels))),)))
@@ -163,7 +167,9 @@ def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
     stored = [replace(w, blobs=[np.array(b) for b in w.blobs], unknown=net._unknown_fields.get(w.name, b""))
               for w in net.layer_weights()]  # fmt: skip
     changes = [_change(linear, decision) for linear in trace.linears]
-    return ShrinkPlan(full, stored, edits, cuts, shifts, carries, changes, decision.stays(), trace.unknown, inexact)
+    return ShrinkPlan(
+        full, stored, edits, cuts, shifts, carries, changes, decision.stays(), trace.unknown, inexact, stay
+    )
 
 
 def _change(linear: Linear, decision: _Decision) -> LayerChange:

@@ -3,7 +3,7 @@ if a channel's activations became 0."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,15 @@ def taylor_of(activations: np.ndarray, gradients: np.ndarray, axis: int) -> np.n
     >>> taylor_of(a, g, 1)
     array([3.5])
     """
+    sums = changes(activations, gradients, axis)
+    return np.abs(sums).sum(axis=0) / max(1, len(sums))
+
+
+def changes(activations: np.ndarray, gradients: np.ndarray, axis: int) -> np.ndarray:
+    """For each image and channel (``axis``) the sum over pixels of a g, in float64."""
     shape = activations.shape
-    images = prod(shape[:axis])
     both = activations.astype(np.float64) * gradients
-    sums = both.reshape(images, shape[axis], prod(shape[axis + 1 :])).sum(axis=2)
-    return np.abs(sums).sum(axis=0) / max(1, images)
+    return np.asarray(both.reshape(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])).sum(axis=2))
 
 
 def normalised(score: np.ndarray) -> np.ndarray:
@@ -50,24 +54,27 @@ def taylor_channels(
     `check_gradients` do.
     """
     check_data(net, what)
-    watch, total = TaylorWatch(net, what, exclude), 0.0
-    watch.attach()
-    try:
-        with undisturbed(net):
-            for loss in passes(net, batches):
-                total += loss
-    finally:
-        watch.detach()
-    return [normalised(score / batches) for score in watch.seen], total / batches
+    check_gradients(net, what, exclude)
+    total = 0.0
+    with ChannelWatch(net, taylor_of, what, exclude) as seen, undisturbed(net):
+        for loss in passes(net, batches):
+            total += loss
+    return [normalised(score / batches) for score in seen], total / batches
 
 
-class TaylorWatch:
-    """Adds to ``seen``, for each of `prunable_weights` a value for each output, what a net's passes show while it is
-    attached. Raises ParameterError as `check_gradients` does."""
+class ChannelWatch:
+    """Adds ``of(activations, gradients, axis)`` of a net's passes, while it is attached (``with`` attaches it), to
+    ``seen``: for each of `prunable_weights` a value for each output. Raises ParameterError where a top shows no
+    channels."""
 
-    def __init__(self, net: Net, what: str, exclude: Collection[str] = ()) -> None:
-        check_gradients(net, what, exclude)
-        self.net = net
+    def __init__(
+        self,
+        net: Net,
+        of: Callable[[np.ndarray, np.ndarray, int], np.ndarray],
+        what: str,
+        exclude: Collection[str] = (),
+    ) -> None:
+        self.net, self.of = net, of
         self.seen: list[np.ndarray] = []
         self._places: list[tuple[Place, np.ndarray]] = []
         self._handles: list[Handle] = []
@@ -99,6 +106,13 @@ class TaylorWatch:
             handle.remove()
         self._handles = []
 
+    def __enter__(self) -> list[np.ndarray]:
+        self.attach()
+        return self.seen
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
     def _watch(self, place: Place, score: np.ndarray) -> None:
         """Take values right behind the layer, before one in place writes over them, and their gradients right before
         its backward pass, when all that follow have been there."""
@@ -109,6 +123,6 @@ class TaylorWatch:
             held[:] = [blob.data.copy()]
 
         def add(_: str) -> None:
-            score[...] += taylor_of(held[0], blob.diff, place.axis)
+            score[...] += self.of(held[0], blob.diff, place.axis)
 
         self._handles += [self.net.after_forward(take, name), self.net.before_backward(add, name)]

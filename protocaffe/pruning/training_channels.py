@@ -13,9 +13,10 @@ from .arguments import PruningArguments
 from .criteria import prune_channels, scale_channels
 from .families import choose_together, families, with_families
 from .following import companions, output_layers
+from .gradients import check_gradients
 from .net import prunable_weights, users_of_weights
 from .outputs import alive_channels, l1_channels
-from .taylor import TaylorWatch, normalised
+from .taylor import ChannelWatch, normalised, taylor_of
 
 if TYPE_CHECKING:
     from ..net import Net
@@ -57,9 +58,10 @@ class ChannelPruner:
             if len(family.names) > 1 and family.names[0] not in self.exclude:
                 logger.info("Channels of these layers go together: %s", ", ".join(family.names))
         self.arguments = arguments
-        self.watch: TaylorWatch | None = None
+        self.watch: ChannelWatch | None = None
         if arguments.method == "taylor-channels":
-            self.watch = TaylorWatch(net, "pruning_param: TAYLOR_CHANNELS", self.exclude)
+            check_gradients(net, "pruning_param: TAYLOR_CHANNELS", self.exclude)
+            self.watch = ChannelWatch(net, taylor_of, "pruning_param: TAYLOR_CHANNELS", self.exclude)
             self.sums = [np.zeros(seen.shape) for seen in self.watch.seen]
         elif arguments.method == "scale-channels":
             scale_channels(net, self.exclude)  # where it cannot be it says so now

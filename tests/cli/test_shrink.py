@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import protocaffe
 from protocaffe.cli.shrink import pairs
@@ -66,21 +65,12 @@ def test_hdf5_in_and_out(cli, pruned):
     assert protocaffe.Net("small.prototxt", weights="small.caffemodel.h5").params["ip1"][0].shape == (250, 400)
 
 
-def test_a_net_with_data_layers_and_images(cli, pruned):
+def test_a_net_with_data_layers(cli, pruned):
     result = cli("shrink", "--model", "models/lenet/train_val.prototxt", "--weights", "pruned.caffemodel", *OUT)
     assert result.code == 0, result.err
     assert [x.name for x in read_net("small.prototxt").layer] == [
         x.name for x in read_net("models/lenet/train_val.prototxt").layer
     ]
-    Path("photos").mkdir()
-    args = ("shrink", "--model", MODEL, "--weights", "pruned.caffemodel", *OUT, "--images", "photos")
-    assert 'error: "photos" holds no images' in cli(*args).err
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(f"photos/{i}.png")
-    result = cli(*args)
-    assert result.code == 0, result.err
-    assert "on the images" in result.out
 
 
 NORMED = """

@@ -79,6 +79,17 @@ def test_images_alone_measure_and_change_nothing(cli, lenet, trained, digits):
         assert a.read() == b.read()
 
 
+def test_channels_go_by_what_images_say(cli, lenet, trained, digits):
+    channels = ("--sparsity", "0.7", "--bias", "--images", digits)
+    shown = {
+        method: prune(cli, trained, "--method", method, *channels) for method in ("l1-channels", "effect-channels")
+    }
+    assert all(result.code == 0 for result in shown.values())
+    assert "conv1: 6 of 20 outputs are left\nconv2: 15 of 50" in shown["effect-channels"].out
+    assert table(shown["effect-channels"].out)["pruned"][1] < table(shown["l1-channels"].out)["pruned"][1]
+    assert not net("p.caffemodel").params["conv1"][1].mask.all()
+
+
 def test_the_mean_may_be_a_file(cli, lenet, trained, digits):
     from protocaffe.io import write_mean
 
@@ -96,6 +107,7 @@ def test_the_mean_may_be_a_file(cli, lenet, trained, digits):
     ("options", "needle"),
     [
         (["--reconstruct"], "--reconstruct needs --images"),
+        (["--method", "effect-channels"], "--method effect-channels needs --images"),
         (["--distill", "5"], "--distill needs --images"),
         (["--images", "empty"], '"empty" holds no images'),
         (["--images", "nowhere"], "nowhere: No such file"),

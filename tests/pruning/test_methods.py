@@ -12,6 +12,8 @@ from protocaffe.pruning.scores import random_scores
 from tests.support import pruning_nets as nets
 
 SCOPES = ["global", "uniform", "erk"]
+#: those that a training net will do for; tests of effect-channels, which needs images, are in test_effect.py
+TRAINABLE = [method for method in METHODS if method != "effect-channels"]
 
 
 def pruned(method, scope="uniform", masks=None, **more):
@@ -36,7 +38,7 @@ def test_the_command_line_offers_all():
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_methods_and_scopes(method, scope, tmp_path):
     net, result = pruned(method, scope)
     dense = nets.make()
@@ -69,7 +71,7 @@ def test_methods_and_scopes(method, scope, tmp_path):
         assert mask is None or np.array_equal(again.params[name][0].mask, mask)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_masks_that_are_there_are_never_taken_back(method):
     rng = np.random.default_rng(0)
     masks = {name: rng.random(shape) < 0.8 for name, shape in nets.PRUNABLE.items() if name != "one"}
@@ -80,7 +82,7 @@ def test_masks_that_are_there_are_never_taken_back(method):
         assert net.params[name][0].mask.any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_weights_from_files_of_old_caffes_are_pruned_alike(method, tmp_path):
     """Four axes for every parameter: what counts is how the layer declares it."""
     path = nets.write_legacy(tmp_path / "old.caffemodel", nets.make())
@@ -115,7 +117,7 @@ def test_n_of_m_runs_along_the_inputs(method):
         assert (whole[:, 4 * blocks :].sum(axis=1) == (inputs - 4 * blocks) // 2).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_excluded_layers_get_no_mask(method):
     net, result = pruned(method, exclude=("turned",))
     assert net.params["turned"][0].mask is None
@@ -141,7 +143,7 @@ def test_with_one_seed_more_sparsity_prunes_more_of_the_same():
         assert not (most.params[name][0].mask & ~half.params[name][0].mask).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_the_same_again(method):
     one, two = pruned(method)[0], pruned(method)[0]
     for a, b in zip(prunable_weights(one), prunable_weights(two), strict=True):

@@ -5,9 +5,10 @@ import pytest
 
 from protocaffe import TEST, Net
 from protocaffe.io import parse_net
-from protocaffe.pruning import prune_net
+from protocaffe.pruning import PruningArguments, apply, plan_shrink, prune_by, prune_net
 from protocaffe.pruning import reconstruct as module
 from protocaffe.pruning.batches import Batches
+from protocaffe.pruning.compare import build
 from protocaffe.pruning.distill import without_softmax
 from protocaffe.pruning.reconstruct import reconstruct, samples
 
@@ -168,3 +169,46 @@ def test_layers_that_are_too_large_are_left_alone_and_say_so(monkeypatch, limit,
     found = list(reconstruct(student, dense, batches))
     assert len(found) == 4 and all(needle in r.kept for r in found)
     assert all(np.array_equal(a, b.data) for a, b in zip(before, student.learnable_params, strict=True))
+
+
+def test_it_starts_from_the_images_where_activations_would_not_fit(monkeypatch):
+    runs = []
+    for limit in (module.MAX_HELD, 0, 40_000):
+        monkeypatch.setattr(module, "MAX_HELD", limit)
+        student, dense, batches = pruned(NET)
+        runs.append(list(reconstruct(student, dense, batches)))
+    assert runs[0] == runs[1] == runs[2]
+
+
+RESIDUAL = (
+    INPUT
+    + conv("a", "data", "num_output: 8 group: 2 kernel_size: 3 pad: 1")
+    + relu("a")
+    + conv("b", "a", "num_output: 6 group: 2 kernel_size: 3 pad: 1")
+    + conv("c", "data", "num_output: 6 kernel_size: 1")
+    + 'layer { name: "sum" type: "Eltwise" bottom: "b" bottom: "c" top: "sum" }\n'
+    + relu("sum")
+    + ip("ip1", "sum", "num_output: 12 transpose: true")
+    + relu("ip1")
+    + ip("ip2", "ip1", "num_output: 5 bias_term: false")
+)
+
+
+def test_a_net_that_was_shrunk_is_refitted_where_only_inputs_went_too():
+    net = Net(parse_net(RESIDUAL), TEST, seed=1)
+    dense, _ = without_softmax(net)
+    arguments = PruningArguments("l1-channels", "uniform", 0.5, exclude=("b", "c"))
+    prune_by(net, arguments, with_bias=True)
+    plan = plan_shrink(net.param, net.layer_weights())
+    small = build(*apply(plan))
+    assert set(plan.kept) == {"a", "b", "ip1", "ip2"} and len(plan.kept["b"]) == 6
+    assert small.params["a"][0].shape[0] == 4 and small.params["ip1"][0].shape == (432, 6)
+    batches = Batches(net, images(64))
+    wanted, before = batches.outputs(dense)["ip2"], batches.outputs(small)["ip2"]
+    found = list(reconstruct(small, dense, batches, kept=plan.kept))
+    assert [r.name for r in found] == ["a", "b", "ip1", "ip2"] and not any(r.kept for r in found)
+    assert found[0].before < 1e-9 and all(r.after < r.before for r in found[1:])
+    after = batches.outputs(small)["ip2"]
+    assert np.square(after - wanted).sum() < 0.3 * np.square(before - wanted).sum()
+    *_, last = found
+    assert last.after == pytest.approx(np.square(after - wanted).sum() / (wanted.var(0) * len(wanted)).sum(), rel=1e-3)
