@@ -167,11 +167,11 @@ def _ready(w: Weights, score: np.ndarray, sparsity: float, min_keep: float | Non
         ready[~w.alive] = -np.inf
         keep = min(keep, int(np.count_nonzero(w.mask)))
     if keep:
-        ready[~_smallest(ready.ravel(), ready.size - keep).reshape(ready.shape)] = np.inf
+        ready[~smallest(ready.ravel(), ready.size - keep).reshape(ready.shape)] = np.inf
     return ready
 
 
-def _smallest(score: np.ndarray, count: int) -> np.ndarray:
+def smallest(score: np.ndarray, count: int) -> np.ndarray:
     """A boolean array that marks the ``count`` smallest of ``score``, the first ones among equals."""
     if count <= 0:
         return np.zeros(score.shape, bool)
@@ -198,6 +198,6 @@ def _keep_best(scores: list[np.ndarray], sparsity: float, who: str, strict: bool
             f"pruning: {who} cannot reach a sparsity of {sparsity:g}: min_keep holds {flat.size - free} of "
             f"{flat.size}, so at most {free / flat.size:g}"
         )
-    pruned = _smallest(flat, min(count, free))
+    pruned = smallest(flat, min(count, free))
     ends = np.cumsum([s.size for s in scores])[:-1]
     return [~part.reshape(s.shape) for part, s in zip(np.split(pruned, ends), scores, strict=True)]

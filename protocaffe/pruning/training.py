@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ParameterError
-from .arguments import pruning_arguments
-from .choice import Weights
+from .arguments import decimal, pruning_arguments
+from .choice import Weights, smallest
 from .net import prunable_weights, set_masks, sparsity_of_net
 from .schedule import Schedule
 from .scores import first_order_scores, magnitude_scores, random_scores, second_order_scores
@@ -128,33 +128,32 @@ class Pruner:
         scores = self._scores(weights, seed)
         if net.arena.soft:
             less = 1 / (1 + self.param.margin)
-            scores = [self._contest(w.alive, score * less, score) for w, score in zip(weights, scores, strict=True)]
-            weights = [w._replace(mask=None) for w in weights]
+            scores = [np.where(alive, score, score * less) for alive, score in zip(before, scores, strict=True)]
+            weights = [
+                w if w.name in arguments.exclude else w._replace(mask=w.alive | self._may_return(w.alive, score))
+                for w, score in zip(weights, scores, strict=True)
+            ]
         masks = arguments.masks(weights, scores)
         set_masks(net, masks)
         if net.arena.soft:
             self._unmask()
-        report = sparsity_of_net(net)
-        back = sum(int((new & ~old).sum()) for new, old in zip(masks, before, strict=True))
-        self.history.append((iteration, report))
+        self.history.append((iteration, sparsity_of_net(net)))
+        back = sum(int(np.count_nonzero(new & ~old)) for new, old in zip(masks, before, strict=True))
+        left, count = sum(int(np.count_nonzero(mask)) for mask in masks), sum(mask.size for mask in masks)
         logger.info(
-            "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, report.sparsity,
-            report.prunable - report.zeros, report.prunable, f", {back} came back" if net.arena.soft else "",
+            "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, 1 - left / count, left,
+            count, f", {back} came back" if net.arena.soft else "",
         )  # fmt: skip
 
-    def _contest(self, alive: np.ndarray, hidden: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """Scores of a layer in which only so many pruned weights as may come back at once, the best, are not last.
+    def _may_return(self, alive: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Which pruned weights of a layer may come back now, the best of them.
 
         Each was trained as if it came back alone: many at once overshoot together, and the net is lost.
         """
-        pruned = np.where(alive, -np.inf, hidden).ravel()
-        count = min(pruned.size, math.ceil(self.param.regrow * int(np.count_nonzero(alive))))
-        out = np.where(alive, score, -1)  # scores are not negative
-        if count:
-            best = np.argpartition(pruned, pruned.size - count)[pruned.size - count :]
-            places = best[np.isfinite(pruned[best])]
-            out.ravel()[places] = pruned[places]
-        return out
+        regrow = decimal(self.param.regrow)
+        count = math.ceil(regrow * max(1, int(np.count_nonzero(alive))))
+        pruned = np.where(alive, -np.inf, score).ravel()
+        return ~smallest(pruned, pruned.size - count).reshape(alive.shape) & ~alive
 
     def _weights(self) -> list[Weights]:
         """What is scored: the weights, those behind the masks if they live on."""

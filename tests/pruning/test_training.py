@@ -257,6 +257,39 @@ def test_only_a_share_of_each_layer_comes_back_at_once(regrow):
         assert rank.tolist() == list(range((~keep).sum() - count, (~keep).sum()))
 
 
+@pytest.mark.parametrize("text", ["sparsity: 0.95", "sparsity: 0.6 min_keep: 0.9", "n: 2 m: 4"])
+def test_what_was_pruned_before_does_not_all_come_back_with_soft_masks(text, caplog):
+    solver = make_solver("SGD", f"pruning_param {{ {text} mode: SOFT begin_step: 1 frequency: 3 freeze_step: 14 }}")
+    rng = np.random.default_rng(2)
+    for blob in solver.net.prunable():
+        blob.mask = rng.random(blob.shape) > 0.8
+    for _ in range(15):
+        old = [blob.mask.copy() for blob in solver.net.prunable()]
+        with caplog.at_level(logging.INFO, "protocaffe"):
+            solver.step(1)
+        for blob, keep in zip(solver.net.prunable(), old, strict=True):
+            assert int((blob.mask & ~keep).sum()) <= math.ceil(0.02 * int(keep.sum()))
+    left = sum(int(blob.mask.sum()) for blob in solver.net.prunable())
+    line = [line for line in caplog.messages if "weights are left" in line][-1]
+    assert f": {left} of " in line
+
+
+def test_soft_pruning_leaves_the_mask_of_an_excluded_layer_alone():
+    solver = make_solver("SGD", SOFT.replace("mode", 'layer { name: "turned" exclude: true } mode'))
+    blob = solver.net.params["turned"][0]
+    keep = np.random.default_rng(2).random(blob.shape) > 0.5
+    blob.mask = keep
+    solver.step(16)
+    assert np.array_equal(blob.mask, keep) and not blob.data[~keep].any()
+
+
+def test_of_equal_ones_the_last_come_back_and_the_share_is_the_decimal_one():
+    solver = make_solver("SGD", SOFT.replace("margin: 0.05", "regrow: 0.1"))
+    alive = np.arange(200) < 100
+    back = solver._pruner._may_return(alive, np.ones(200, np.float32))
+    assert np.flatnonzero(back).tolist() == list(range(190, 200))
+
+
 def test_frozen_masks_stay_and_what_is_pruned_is_gone(caplog):
     solver = make_solver("SGD", SOFT)
     with caplog.at_level(logging.INFO, "protocaffe"):
