@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import subprocess
 import time
@@ -57,12 +58,9 @@ RECIPES = {
 }
 
 
-#: what a run is shorter by, to try things out
-shorten = 1
-
-
-def solver_param(path: str, seed: int, net: Any = None) -> Any:
-    """A solver file's parameters with a seed, without tests, snapshots and lines on the way."""
+def solver_param(path: str, seed: int, shorten: int, net: Any = None) -> Any:
+    """A solver file's parameters with a seed, without tests, snapshots and lines on the way; all its iterations
+    divided by ``shorten``."""
     param = prototxt.read_solver(f"models/{path}.prototxt")
     param.max_iter = max(1, param.max_iter // shorten)
     for field, value in param.pruning_param.ListFields():
@@ -97,11 +95,13 @@ def errors_of(model: str | Any, weights: Any, param: Any) -> tuple[int, int]:
     return wrong, items
 
 
-def dense_weights(recipe: Recipe, seed: int, work: Path) -> Path:
-    """The dense net's weights, trained unless they are in the work folder."""
-    path = work / f"{recipe.dense.replace('/', '_')}_seed{seed}.caffemodel"
+def dense_weights(recipe: Recipe, seed: int, shorten: int, work: Path) -> Path:
+    """The dense net's weights, trained unless the work folder has those of the same solver and net."""
+    param = solver_param(recipe.dense, seed, shorten)
+    text = (to_text(param) + to_text(prototxt.read_net(param.net))).encode()
+    path = work / f"{recipe.dense.replace('/', '_')}_seed{seed}_{hashlib.sha256(text).hexdigest()[:12]}.caffemodel"
     if not path.exists():
-        solver = trained(solver_param(recipe.dense, seed))
+        solver = trained(param)
         solver.net.save(path)
         solver.close()
     return path
@@ -121,16 +121,16 @@ def without_channels(param: Any, weights: Path, share: float) -> tuple[Any, Any]
     return edit_net(plan, full), small
 
 
-def make(name: str, seed: int, records: Path, work: Path, commit: str) -> dict[str, Any]:
+def make(name: str, seed: int, records: Path, work: Path, commit: str, shorten: int = 1) -> dict[str, Any]:
     """One record: files, and the JSON's content."""
     recipe, start = RECIPES[name], time.perf_counter()
     if recipe.begins in RECIPES:
         before = json.loads((records / f"{recipe.begins}_seed{seed}.json").read_text())
         begins, dense_errors = records / before["weights"], before["dense_errors"]
     else:
-        begins, dense_param = dense_weights(recipe, seed, work), solver_param(recipe.dense, seed)
+        begins, dense_param = dense_weights(recipe, seed, shorten, work), solver_param(recipe.dense, seed, shorten)
         dense_errors, _ = errors_of(dense_param.net, begins, dense_param)
-    param, stem = solver_param(recipe.sparse, seed), f"{name}_seed{seed}"
+    param, stem = solver_param(recipe.sparse, seed, shorten), f"{name}_seed{seed}"
     model: str = param.net
     whole = parameters_of(model)
     begin = None
@@ -139,17 +139,17 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str) -> dict[s
         model = f"{records.name}/{name}.prototxt"
         with atomic_write(records / f"{name}.prototxt") as file:
             file.write(to_text(net).encode())
-        param = solver_param(recipe.sparse, seed, net)
+        param = solver_param(recipe.sparse, seed, shorten, net)
     else:
         net = prototxt.read_net(model)
         if recipe.begins:
             begin = protocaffe.Net(model, protocaffe.TEST, weights=str(begins)).layer_weights()
     solver = trained(param, begin)
+    solver.net.save(work / f"{stem}_trained.caffemodel")
     clear_dead(solver.net)
     float_errors, _ = errors_of(net, solver.net.layer_weights(), param)
     path = records / f"{stem}.pcz"
     compress_net(path, solver.net, net, recipe.bits)
-    solver.net.save(work / f"{stem}.caffemodel")
     device = solver.backend.name
     solver.close()
     wrong, items = errors_of(net, path, param)
@@ -163,7 +163,8 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str) -> dict[s
         "commit": commit,
         "solver": f"models/{recipe.sparse}.prototxt", "dense_solver": f"models/{recipe.dense}.prototxt",
         "dense_parameters": whole, "errors_before_sharing": float_errors, "bits": recipe.bits,
-        "device": device, "date": datetime.date.today().isoformat(), "seconds": round(time.perf_counter() - start),
+        "shorten": shorten, "device": device, "date": datetime.date.today().isoformat(),
+        "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
     check.close()
     with atomic_write(records / f"{stem}.json") as file:
@@ -180,8 +181,13 @@ def parameters_of(model: str) -> int:
 
 
 def head() -> str:
-    """The commit that is checked out."""
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    """The commit that is checked out, with "+" where files of the package, the kernels or models/ differ from it."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "protocaffe", "kernels", "proto", "models", "tools")
+    return git("rev-parse", "HEAD") + ("+" if changed else "")
 
 
 def main() -> None:
@@ -195,7 +201,8 @@ def main() -> None:
     parser.add_argument("--shorten", type=int, default=1, metavar="N", help="divide all iterations by N, to try it out")
     parser.add_argument("--commit", help="where there is no git: the commit that runs")
     args = parser.parse_args()
-    globals()["shorten"] = args.shorten
+    if args.shorten > 1 and args.records == parser.get_default("records"):
+        parser.error("--shorten is to try things out: --records must name another folder")
     if args.gpu:
         protocaffe.set_mode_gpu()
     commit = args.commit or head()
@@ -203,7 +210,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for name in args.recipes:
         for seed in args.seeds:
-            r = make(name, seed, args.records, args.work, commit)
+            r = make(name, seed, args.records, args.work, commit, args.shorten)
             whole, left = r["dense_parameters"], r["nonzeros"]
             errors = f"{r['errors']} errors of {r['items']}, {r['errors_before_sharing']} before weights were shared"
             size = f"non-zeros {left} of {whole} ({whole / left:.1f}x), {r['bytes']} bytes"

@@ -223,6 +223,12 @@ class Linear:
         """For each output whether its whole filter is zero."""
         return ~self.used.any(2).ravel()
 
+    def stay_in_place(self, bias_mask: np.ndarray | None) -> None:
+        """Take constants into a bias alone, one that is there and, where a filter is left, not masked."""
+        masked = bias_mask is not None and bool((~np.asarray(bias_mask, bool).ravel() & ~self.pruned()).any())
+        self.own_bias = self.own_bias and bool(self.layer.bias_term) and not masked
+        self.own_weights = False
+
     def constants(self) -> np.ndarray:
         """For each output the constant that it holds, or NaN."""
         exact = np.isfinite(self.value) & (self.uniform | (self.value == 0))

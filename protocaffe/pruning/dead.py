@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from protocaffe.errors import NetError
-from protocaffe.pruning.net import all_parameters
-
 if TYPE_CHECKING:
     from protocaffe.net import Net
 
@@ -19,39 +16,41 @@ def clear_dead(net: Net) -> int:
     A channel is dead where every layer that reads it gives it zero weights, or where all its own weights are zero, so
     that it holds a constant: what its readers make of that goes into their biases. Its weights, its bias and its
     elements of a Scale or PReLU become +0 and are masked; so do the weights that read it. The net computes the same up
-    to rounding, and `shrink` would take just these channels out; here shapes stay. The running statistics of a
-    BatchNorm are left as they are.
+    to rounding, and `shrink` would take such channels out; here shapes stay. A channel whose constant has nowhere to
+    go is left as it is: a reader without a bias, with a masked one, or with padding. No masked parameter is revived.
+    The running statistics of a BatchNorm stay.
 
-    Raises NetError where a constant would have to go into a layer without a bias, or into one of several layers of
-    one name, and WeightsError as `plan_shrink` does.
+    Raises NetError and WeightsError as `plan_shrink` does, before anything is changed.
     """
     from protocaffe.pruning.shrink import apply, plan_shrink
 
-    before = sum(int(np.count_nonzero(values)) for values in all_parameters(net))
     param = type(net.param)()
     param.CopyFrom(net.param)
     for layer in param.layer:  # those of the net's phase, which are looked at as they test
         layer.ClearField("include")
         layer.ClearField("exclude")
-    plan = plan_shrink(param, net.layer_weights(), backend=net.backend)
+    plan = plan_shrink(param, net.layer_weights(), backend=net.backend, in_place=True)
     _, small = apply(plan)
+    statistics = {layer.name for layer in net.layers if layer.type == "BatchNorm"}
+    cleared = 0
     for weights in small:
-        blobs = net.params[weights.name]
-        if len(blobs) != len(weights.blobs):
-            raise NetError(f'layer "{weights.name}" has no bias to take what constant channels leave; shrink adds one')
+        if weights.name in statistics:
+            continue
         cuts = [cut for cut in plan.cuts if cut.layer == weights.name]
-        running = next(layer.type for layer in net.layers if layer.name == weights.name) == "BatchNorm"
-        for i, (blob, values, mask) in enumerate(zip(blobs, weights.blobs, weights.masks, strict=True)):
-            places = np.arange(blob.data.size).reshape(blob.shape)
+        for i, (blob, values) in enumerate(zip(net.params[weights.name], weights.blobs, strict=True)):
+            before = np.array(blob.data)
+            places = np.arange(before.size).reshape(before.shape)
             for cut in cuts:
                 if cut.blob == i:
                     places = cut.of(places)
-            if running or (places.size == blob.data.size and np.array_equal(values, blob.data)):
-                continue
-            data, keep = np.zeros(blob.data.size, blob.data.dtype), np.zeros(blob.data.size, bool)
-            data[places.ravel()] = values.ravel()
-            keep[places.ravel()] = True if mask is None else mask.ravel()
+            keep = np.zeros(before.size, bool)
+            keep[places.ravel()] = True
+            after = np.zeros_like(before)
+            after.ravel()[places.ravel()] = values.ravel()
+            if not np.array_equal(before, after):
+                blob.data = after
             if not keep.all():
-                blob.mask = keep.reshape(blob.shape)
-            blob.data = data.reshape(blob.shape)
-    return before - sum(int(np.count_nonzero(values)) for values in all_parameters(net))
+                mask = keep.reshape(before.shape)
+                blob.mask = mask if blob.mask is None else blob.mask & mask
+            cleared += int(np.count_nonzero((before != 0) & (after == 0)))
+    return cleared

@@ -13,7 +13,7 @@ All channels are taken for removable first; whatever a reader refuses is put bac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,12 +98,13 @@ class ShrinkPlan:
 
 def plan_shrink(
     net_param: Any, weights: Iterable[LayerWeights], force: bool = False, backend: Backend | None = None,
-    level: int = 0, stages: Sequence[str] = (),
+    level: int = 0, stages: Sequence[str] = (), in_place: bool = False,
 ) -> ShrinkPlan:  # fmt: skip
     """Decide which channels of a net go; neither argument is changed.
 
     The net is looked at as it tests (phase TEST). ``force``: a constant other than 0 goes also where padding makes
-    that inexact at the border.
+    that inexact at the border. ``in_place``: constants go into biases that are there and not masked, and into no
+    weights, so that nothing that is pruned or missing comes up.
 
     Raises NetError for two layers of one name with parameters, WeightsError for weights that do not fit.
     """
@@ -120,17 +121,20 @@ def plan_shrink(
         missing = [layer.name for layer in net.layers if layer.blobs and layer.name not in given]
         if missing:
             raise WeightsError(f'shrink: there are no weights for layer "{missing[0]}"')
-        return _plan(net, full, force)
+        return _plan(net, full, force, {w.name: w.masks[1:2] for w in weights} if in_place else None)
     finally:
         net.close()
 
 
-def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
+def _plan(net: Net, full: Any, force: bool, bias_masks: Mapping[str, Sequence[Any]] | None) -> ShrinkPlan:
     named = [layer.name for layer in net.layers if layer.blobs]
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
         raise NetError(f'shrink: two layers with parameters are called "{twice}": weights are found by name')
     trace = Trace(net)
+    if bias_masks is not None:
+        for linear in trace.linears:
+            linear.stay_in_place(next(iter(bias_masks[linear.layer.name]), None))
     decision = _Decision(trace, force)
     gone = decision.gone
     edits: dict[str, Edit] = {}

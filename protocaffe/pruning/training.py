@@ -141,8 +141,8 @@ class Pruner:
         back = sum(int(np.count_nonzero(new & ~old)) for new, old in zip(masks, before, strict=True))
         left, count = sum(int(np.count_nonzero(mask)) for mask in masks), sum(mask.size for mask in masks)
         logger.info(
-            "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, 1 - left / count, left,
-            count, f", {back} came back" if net.arena.soft else "",
+            "Iteration %d, pruned to a sparsity of %.4f: %d of %d weights are left%s", iteration, 1 - left / count,
+            left, count, f", {back} came back" if net.arena.soft else "",
         )  # fmt: skip
 
     def _may_return(self, alive: np.ndarray, score: np.ndarray) -> np.ndarray:

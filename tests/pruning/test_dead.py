@@ -5,7 +5,6 @@ import pytest
 
 import protocaffe
 from protocaffe.backends import get_backend
-from protocaffe.errors import NetError
 from protocaffe.io import parse_net, parse_solver
 from protocaffe.pruning import clear_dead, sparsity_of_net
 from tests.support.shrinking import conv, data, ip, layer
@@ -46,8 +45,7 @@ def test_constant_channels_and_those_that_nobody_reads():
     prune(net, "c", inputs=[5])  # nobody reads output 5 of b
     before = outputs(net)
     count = sparsity_of_net(net).nonzeros
-    cleared = clear_dead(net)
-    assert sparsity_of_net(net).nonzeros == count - cleared
+    assert clear_dead(net) == count - sparsity_of_net(net).nonzeros
     np.testing.assert_allclose(outputs(net), before, rtol=1e-12)
     assert nonzeros(net, "a") == [4 * 27, 4] and nonzeros(net, "b") == [4 * 4 * 36, 4] and nonzeros(net, "c") == [16, 4]
     for name, place in (("a", [1, 4]), ("b", [2, 3, 5])):
@@ -104,8 +102,37 @@ def test_a_net_in_training_too_and_nothing_comes_back():
         assert dead is None or not blob.data[dead].any()
 
 
-def test_a_constant_has_nowhere_to_go():
-    net = build(IMAGE + conv("a", "data", 6) + conv("b", "a", 4, more="bias_term: false") + ip("c", "b", 2))
+@pytest.mark.parametrize("reader", ["no bias", "masked bias", "padding"])
+def test_a_channel_whose_constant_has_nowhere_to_go_stays(reader):
+    more = {"no bias": "bias_term: false", "padding": "pad: 1"}.get(reader, "")
+    net = build(IMAGE + conv("a", "data", 6) + conv("b", "a", 4, more=more) + ip("c", "b", 2))
     prune(net, "a", outputs=[1])
-    with pytest.raises(NetError, match='layer "b" has no bias to take what constant channels leave'):
-        clear_dead(net)
+    net.params["b"][0].mask = np.random.default_rng(1).random(net.params["b"][0].shape) > 0.7
+    if reader == "masked bias":
+        net.params["b"][1].mask = [True, False, True, True]
+    masks = [None if blob.mask is None else blob.mask.copy() for blobs in net.params.values() for blob in blobs]
+    values, before = [blob.data.copy() for blobs in net.params.values() for blob in blobs], outputs(net)
+    assert clear_dead(net) == 0
+    np.testing.assert_array_equal(outputs(net), before)
+    for blob, mask, old in zip((b for blobs in net.params.values() for b in blobs), masks, values, strict=True):
+        assert np.array_equal(blob.data, old)
+        assert blob.mask is None if mask is None else np.array_equal(blob.mask, mask)
+
+
+def test_nothing_masked_comes_back_and_the_count_is_of_what_became_zero():
+    net = build(IMAGE + conv("a", "data", 6) + conv("b", "a", 5) + ip("c", "b", 2))
+    rng = np.random.default_rng(5)
+    for name in ("a", "b", "c"):
+        net.params[name][0].mask = rng.random(net.params[name][0].shape) > 0.4
+    prune(net, "a", outputs=[0, 3])
+    old = [
+        (blob.data.copy(), None if blob.mask is None else blob.mask.copy()) for b in net.params.values() for blob in b
+    ]
+    before = outputs(net)
+    cleared = clear_dead(net)
+    np.testing.assert_allclose(outputs(net), before, rtol=1e-11)
+    zeroed = 0
+    for blob, (value, mask) in zip((blob for b in net.params.values() for blob in b), old, strict=True):
+        zeroed += int(((value != 0) & (blob.data == 0)).sum())
+        assert mask is None or not blob.data[~mask].any() and not (blob.mask & ~mask).any()
+    assert cleared == zeroed > 0

@@ -121,6 +121,14 @@ def test_a_record_of_fewer_channels(tool, monkeypatch):
     assert check(Path("records/small_seed2.json")).wrong == []
 
 
-def test_a_shorter_run_prunes_as_far(tool, monkeypatch):
-    (record,) = run(tool, monkeypatch, "sparse", "--shorten", "2")[:1]
-    assert record["zeros"] / record["prunable"] >= 0.7
+def test_a_shorter_run_prunes_as_far_and_is_not_taken_for_a_whole_one(tool, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["record.py", "sparse", "--shorten", "2"])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert not Path("records").exists()
+    run(tool, monkeypatch, "sparse", "--shorten", "2", "--records", "short", "--work", "records/work")
+    record = json.loads(Path("short/sparse_seed1.json").read_text())
+    assert record["zeros"] / record["prunable"] >= 0.7 and record["shorten"] == 2
+    dense = set(Path("records/work").glob("*dense_solver_seed1*"))
+    run(tool, monkeypatch, "sparse")
+    assert len(dense) == 1 and len(set(Path("records/work").glob("*dense_solver_seed1*")) - dense) == 1
