@@ -42,7 +42,7 @@ def get_backend(name: str = "cpu", real: Any = "float32") -> Backend:
     Each is made once. Raises BackendError for a device that this installation or machine does not have.
     """
     kind, _, number = name.partition(":")
-    if kind == "cuda" and (number.isdecimal() or name == "cuda"):
+    if kind == "cuda" and (name == "cuda" or head_start.gpu_number(number) >= 0):
         return _make(kind, real, int(number or gpu))
     if name != "cpu":
         raise BackendError(f'no backend "{name}": there are "cpu", "cuda" and "cuda:<number>"')

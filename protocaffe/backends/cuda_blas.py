@@ -17,7 +17,7 @@ from ..errors import BackendError
 from ..memory import Memory
 from .cuda_blaslt import Matrix, Product
 from .cuda_timing import fastest
-from .engine_choices import Choices, tuning
+from .engine_choices import Choices, algorithm_key, tuning
 from .nvmath_bindings import nvmath_binding
 
 CUBLAS = "CUBLAS"
@@ -113,12 +113,12 @@ class Blas:
             return plain(places)
         product = self._product(trans, extents, leading, strides, batch)
         number = _number(choice)
-        kept = None if number < 0 else self._choices.find(f"{key}: LT {number}")
+        kept = None if number < 0 else self._choices.find_algorithm(key, number)
         if kept is None or not product.take(number, kept):
             if not 0 <= number < product.count:
                 number = self._fastest(key, plain, product, scalars, places, leading[2] * n + (batch - 1) * strides[2])
             if number >= 0 and tuning():
-                self._choices.add(f"{key}: LT {number}", product.algorithm(number))
+                self._choices.add(algorithm_key(key, number), product.algorithm(number))
         self._choices.use(key, f"LT {number}" if number >= 0 else CUBLAS)
         return plain(places) if number < 0 else product.call(number, *self._addresses(scalars), *places)
 
@@ -171,9 +171,9 @@ class Blas:
 
 
 def _number(choice: str | None) -> int:
-    """The n of "LT n", -1 for any other choice."""
+    """The n of "LT n", -1 for any other choice, and for more digits than cuBLASLt has algorithms for."""
     name, _, number = (choice or "").partition(" ")
-    return int(number) if name == "LT" and number.isdecimal() else -1
+    return int(number) if name == "LT" and number.isdecimal() and len(number) < 4 else -1
 
 
 def address(memory: Memory) -> int:

@@ -2,7 +2,8 @@
 
 ``<PROTOCAFFE_CACHE>/engines.json`` maps a key (GPU, library versions, maths, step, shape) to a choice: "CAFFE", or
 "CUDNN " and what names the plan; of products to "CUBLAS" or "LT <number>", and key and choice of the latter to the
-algorithm. A file that is damaged or cannot be written costs the time of measuring again.
+algorithm. A file that is damaged or cannot be written costs the time of measuring again. Algorithms are bytes that a
+library takes as they are: they are read from this file alone, never from a solver state, which may be anybody's.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ logger = logging.getLogger("protocaffe.engines")
 
 CAFFE = "CAFFE"
 _FORMAT = 1
+#: how the key of an algorithm ends
+_ALGORITHM = re.compile(r": LT \d+\Z")
 
 
 def shape_key(step: str, shape: Any, bias: bool = False, relu: bool = False) -> str:
@@ -39,6 +43,15 @@ def shape_key(step: str, shape: Any, bias: bool = False, relu: bool = False) -> 
     name = step + "+bias" * bias + "+relu" * relu
     window = f"kernel {by(s.kernel)} stride {by(s.stride)} pad {by(s.pad)} dilation {by(s.dilation)} group {s.group}"
     return f"{name} {by((s.images, s.channels, *s.in_dims))} to {by((s.num_output, *s.out_dims))} {window}"
+
+
+def algorithm_key(key: str, number: int) -> str:
+    """What the bytes of algorithm ``number`` for ``key`` are kept as.
+
+    >>> algorithm_key("product", 3)
+    'product: LT 3'
+    """
+    return f"{key}: LT {number}"
 
 
 def tuning() -> bool:
@@ -62,8 +75,15 @@ class Choices:
 
     def find(self, key: str) -> str | None:
         """The choice for ``key``, if there is one; without tuning what was once measured does not count."""
-        if key in self._adopted or not tuning():
-            return self._adopted.get(key)
+        return self._adopted[key] if key in self._adopted else self._find_own(key)
+
+    def find_algorithm(self, key: str, number: int) -> str | None:
+        """The bytes of algorithm ``number`` for ``key``, where this process or the file has them."""
+        return self._find_own(algorithm_key(key, number))
+
+    def _find_own(self, key: str) -> str | None:
+        if not tuning():
+            return None
         if self._known is None:
             self._known = self._read()
         return self._known.get(key)
@@ -93,8 +113,12 @@ class Choices:
                 Path(partial).unlink(missing_ok=True)
 
     def adopt(self, choices: Mapping[str, str]) -> bool:
-        """Prefer ``choices`` from now on; whether a plan that is there was recorded with another one."""
-        self._adopted.update({str(key): str(choice) for key, choice in choices.items()})
+        """Prefer ``choices`` from now on; whether a plan that is there was recorded with another one.
+
+        Algorithms among them are left out.
+        """
+        choices = {str(key): str(choice) for key, choice in choices.items() if not _ALGORITHM.search(str(key))}
+        self._adopted.update(choices)
         return any(self.used.get(key, choice) != choice for key, choice in choices.items())
 
     def _read(self) -> dict[str, str]:
@@ -104,6 +128,6 @@ class Choices:
                 return {str(key): str(choice) for key, choice in content["choices"].items()}
         except OSError:
             pass
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("%s is damaged (%s: %s): engines are measured again", self.path, type(error).__name__, error)
         return {}

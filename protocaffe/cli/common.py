@@ -72,10 +72,12 @@ class CaffeCommand(click.Command):
 def _begin_to_open_gpu(params: dict[str, Any]) -> None:
     """While the command imports what it needs: `wanted_backend` then finds the GPU open, or tells why it is not."""
     gpu = params.get("gpu") or ""
-    if params.get("cpu") is False and gpu.isdecimal():
-        from protocaffe.backends.head_start import begin
+    if params.get("cpu") is False and gpu:
+        from protocaffe.backends import head_start
 
-        begin(int(gpu))
+        number = head_start.gpu_number(gpu)
+        if number >= 0:
+            head_start.begin(number)
 
 
 def _remember_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -120,7 +122,7 @@ def wanted_backend(cpu: bool, gpu: str | None, math: str | None = None, source: 
     Raises BackendError where there is no such GPU (never the CPU in its place), ParameterError for flags that exclude
     each other.
     """
-    from protocaffe.backends import get_backend, set_math
+    from protocaffe.backends import get_backend, head_start, set_math
 
     if gpu is None or cpu:
         if gpu is not None:
@@ -130,6 +132,8 @@ def wanted_backend(cpu: bool, gpu: str | None, math: str | None = None, source: 
         return get_backend("cpu")
     if not gpu.isdecimal():
         raise BackendError(f'{source} must be the id of one GPU, got "{gpu}": training on several is not available')
+    if head_start.gpu_number(gpu) < 0:
+        raise BackendError(f"{source} must be the id of one GPU, got a number of {len(gpu)} digits")
     try:
         backend = get_backend(f"cuda:{gpu}")
     except BackendError as error:

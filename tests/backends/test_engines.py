@@ -143,7 +143,9 @@ def test_without_tuning_nothing_that_was_measured_counts(folder, monkeypatch):
     assert choices.find("a") == "CUDNN 1", "a resumed run goes on as it began"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 1, "choices": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 200000, '{"format": 1}', '{"format": 1, "choices": 3}', "\xff"]
+)
 def test_a_damaged_file_costs_a_warning(folder, content, caplog):
     folder.mkdir()
     (folder / "engines.json").write_text(content, encoding="latin-1")
@@ -440,7 +442,7 @@ def test_an_algorithm_that_wants_more_room_is_not_taken(products):
     assert bind() == 2 and blas._lt.searches == 1
 
 
-@pytest.mark.parametrize("choice", ["LT", "LT what", "LT 99", "LT -1", "NOBODY"])
+@pytest.mark.parametrize("choice", ["LT", "LT what", "LT 99", "LT " + "9" * 5000, "LT -1", "NOBODY"])
 def test_a_choice_that_names_no_algorithm_is_measured_again(products, folder, choice):
     start, trials = products
     start()[1]()
@@ -464,6 +466,31 @@ def test_a_states_number_is_searched_for_where_nothing_is_measured(products, mon
     assert bind() == "cuBLAS"
     blas._choices.adopt(state)
     assert bind() == 1 and blas._lt.searches == 1 and len(trials) == 1
+
+
+@pytest.mark.parametrize("tune", ["0", "1"])
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_states_algorithms_do_not_reach_the_library(products, folder, monkeypatch, tune, measured):
+    start, _ = products
+    first, bind = start()
+    bind()
+    (key,) = first._choices.used
+    monkeypatch.setenv("PROTOCAFFE_TUNE", tune)
+    if not measured:
+        (folder / "engines.json").unlink()
+    foreign = np.array([105, *[0] * 6, Lt.WHOLE], "<u8").tobytes().hex()  # it would pass the check
+    blas, bind = start()
+    blas._choices.adopt({key: "LT 1"} | {f"{key}: LT {number}": foreign for number in range(8)})
+    checked = []
+    check = blas._lt.matmul_algo_check
+
+    def noted(*args):
+        checked.append((ctypes.c_uint64 * 8).from_address(args[-2])[0])
+        check(*args)
+
+    blas._lt.matmul_algo_check = noted
+    assert bind() == bind() == 1 and 105 not in checked
+    assert foreign not in Choices()._read().values()
 
 
 # ------------------------------------------------------------------------------------------------------ command line

@@ -7,27 +7,33 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from protocaffe.backends import build, cuda_blas, cuda_device, head_start
+from protocaffe.backends import build, cuda_blas, cuda_device, get_backend, head_start
 from protocaffe.backends.cuda import CudaBackend
+from protocaffe.cli.common import wanted_backend
 from protocaffe.errors import BackendError
 from tests.support.backends import cpu_only
 
 #: what each call gives back can be set; cuInit waits while `closed`, but not for ever; references to the context are
-#: counted, and calls noted: i, d, r (retain), f (free)
+#: counted, and calls noted: i, d, r (retain), f (free). It is `closed` from the start where there is a variable WEDGED,
+#: and does not bear to be cleaned up in the midst of cuInit
 DRIVER = r"""
+#include <stdlib.h>
 #include <unistd.h>
 extern "C" {
-volatile int closed = 0;
+volatile int closed = getenv("WEDGED") != 0, busy = 0;
 int init_gives = 0, retain_gives = 0, gpus = 1, references = 0, calls = 0;
 char notes[64];
 int note(char what) { notes[calls++] = what; return 0; }
 int cuInit(unsigned flags) {
   note('i');
+  busy = 1;
   for (int k = 0; closed && k < 10000; k++) usleep(1000);
+  busy = 0;
   return flags ? 1 : init_gives;
 }
 int cuDeviceGet(int* device, int number) {
@@ -43,6 +49,7 @@ int cuDevicePrimaryCtxRetain(void** context, int device) {
   return 0;
 }
 int cuDevicePrimaryCtxRelease_v2(int device) { note('f'); return device == 40 && references-- > 0 ? 0 : 201; }
+__attribute__((destructor)) void clean_up() { if (busy) abort(); }
 }
 """
 
@@ -97,8 +104,8 @@ def test_python_goes_on_meanwhile(driver):
 @pytest.mark.parametrize(
     ("gives", "number", "notes"),
     [({"init_gives": 999}, 0, "i"), ({"gpus": 0}, 0, "id"), ({}, 1, "id"), ({"retain_gives": 2}, 0, "idr"),
-     ({}, 1 << 31, "id")],
-    ids=["no cuInit", "no GPU", "no such GPU", "no context", "an enormous number"],
+     ({}, 1 << 31, ""), ({}, 1 << 32, "")],
+    ids=["no cuInit", "no GPU", "no such GPU", "no context", "a negative int of C", "0 as an int of C"],
 )  # fmt: skip
 def test_a_driver_that_fails_is_left_at_that(driver, gives, number, notes, capfd):
     for name, value in gives.items():
@@ -256,6 +263,43 @@ def test_the_command_says_what_it_said_whatever_the_driver_does(library, tmp_pat
     assert said == [f"error: --gpu 0: no GPU can be used here: {missing}; {advice}\n"] * 2
 
 
+@cpu_only
+@pytest.mark.parametrize("command", [(sys.executable, "-m", "protocaffe"), None], ids=["command", "script"])
+def test_a_wedged_driver_keeps_no_command_that_has_said_its_error(library, command):
+    """Nor is it cleaned up, which would crash; what was printed comes out, with the status that it ended with."""
+    script = (
+        "import sys; from protocaffe.backends import head_start; head_start.begin(0); sys.stdout.write('done');"
+        "assert head_start.under_way(); sys.exit(3)"
+    )
+    if command:
+        args, expected = (*command, "train", "--solver", "none.prototxt", "--gpu", "0"), (1, "")
+    else:
+        args, expected = (sys.executable, "-c", script), (3, "done")
+    environment = os.environ | {"LD_LIBRARY_PATH": str(library.parent), "WEDGED": "1"}
+    begun = time.monotonic()
+    got = subprocess.run(args, capture_output=True, text=True, env=environment, timeout=60)
+    took = time.monotonic() - begun
+    assert (got.returncode, got.stdout) == expected
+    assert got.stderr == ("error: none.prototxt: No such file or directory\n" if command else "")
+    assert head_start._PATIENCE <= took < 9, "cuInit takes 10 s"
+
+
+@cpu_only
+@pytest.mark.parametrize(
+    ("gpu", "message"),
+    [
+        ("9" * 5000, "--gpu must be the id of one GPU, got a number of 5000 digits"),
+        ("4294967296", "--gpu 4294967296: there is no GPU 4294967296: this machine has 1 (0 to 0)"),
+    ],
+)
+def test_numbers_that_no_gpu_has(driver, pycuda, gpu, message):
+    with pytest.raises(BackendError) as error:
+        wanted_backend(False, gpu)
+    assert str(error.value) == message and driver.notes() == "" and head_start._started is None
+    with pytest.raises(BackendError):
+        get_backend(f"cuda:{gpu}")
+
+
 BEGUN = """
 import os, sys
 from protocaffe.backends import head_start
@@ -278,6 +322,7 @@ print("begun:", seen)
         (["summary", "--gpu", "3", "--cpu", "--model", "none.prototxt"], []),
         (["summary", "--gpu", "0,1", "--model", "none.prototxt"], []),
         (["summary", "--gpu", "\u00b2", "--model", "none.prototxt"], []),
+        (["summary", "--gpu", "9" * 5000, "--model", "none.prototxt"], []),
         (["summary", "--model", "none.prototxt"], []),
         (["summary", "--gpu", "3", "--model", "none.prototxt", "--nonsense"], []),
         (["summary", "--gpu", "3", "--help"], []),
