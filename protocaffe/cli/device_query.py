@@ -13,9 +13,11 @@ from protocaffe.errors import BackendError
 def command(gpu: str) -> None:
     """Print what the driver says of the GPUs; an error where none can be used."""
     from protocaffe.backends import describe_gpus
+    from protocaffe.backends.head_start import gpu_number
 
-    if gpu != "all" and not gpu.isdigit():
-        raise BackendError(f'--gpu must be the number of a GPU or "all", got "{gpu}"')
-    for properties in describe_gpus(None if gpu == "all" else int(gpu)):
+    number = gpu_number(gpu)
+    if gpu != "all" and number < 0:
+        raise BackendError(f'--gpu must be the number of a GPU or "all", got "{gpu[:20]}"')
+    for properties in describe_gpus(None if gpu == "all" else number):
         for name, value in properties.items():
             click.echo(f"{name + ':':30}{value}")

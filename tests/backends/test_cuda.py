@@ -41,6 +41,13 @@ def test_without_a_gpu_the_error_names_the_way_out(call):
     assert (backends.gpu_chosen, backends.gpu) == (False, 0)
 
 
+@pytest.mark.parametrize("number", ["x", "-1", "\u00b2", "9" * 5000])
+def test_device_query_of_what_is_no_number(capsys, number):
+    with pytest.raises(SystemExit):
+        main(["device_query", f"--gpu={number}"])
+    assert capsys.readouterr().err.startswith('error: --gpu must be the number of a GPU or "all", got "')
+
+
 @no_gpu
 def test_device_query_without_a_gpu(capsys):
     from protocaffe.cli import main
