@@ -43,6 +43,8 @@ def test_without_a_gpu_the_error_names_the_way_out(call):
 
 @pytest.mark.parametrize("number", ["x", "-1", "\u00b2", "9" * 5000])
 def test_device_query_of_what_is_no_number(capsys, number):
+    from protocaffe.cli import main
+
     with pytest.raises(SystemExit):
         main(["device_query", f"--gpu={number}"])
     assert capsys.readouterr().err.startswith('error: --gpu must be the number of a GPU or "all", got "')
