@@ -17,7 +17,7 @@ GPU_TESTS := tests/layers tests/pruning tests/backends/test_cuda.py tests/backen
 	tests/data/test_device_feed.py tests/test_pooled_chains.py tests/test_iteration.py
 
 #: recipes of tools/record.py
-RECORDS := lenet_108x lenet_300x lenet_300_100_80x mnist_cnn_95 mnist_cnn_99 resnet18_90 resnet18_98 \
+RECORDS := lenet_108x lenet_180x lenet_300x lenet_300_100_80x mnist_cnn_95 mnist_cnn_99 resnet18_90 resnet18_98 \
 	resnet18_half_macs resnet18_quarter_macs
 
 .PHONY: $(RECORDS:%=record-%) verify demo test test-gpu lint types kernels docs bench sanitize wheel ci clean

@@ -47,6 +47,7 @@ class Recipe:
 RESNET = "resnet18_fashion_mnist"
 RECIPES = {
     "lenet_108x": Recipe("lenet/sparse_108x_solver", "lenet/dense_shifted_solver"),
+    "lenet_180x": Recipe("lenet/sparse_180x_solver", "lenet/dense_shifted_solver", "lenet_108x"),
     "lenet_300x": Recipe("lenet/sparse_300x_solver", "lenet/dense_shifted_solver", "lenet_108x"),
     "lenet_300_100_80x": Recipe("lenet_300_100/sparse_80x_solver", "lenet_300_100/solver"),
     "mnist_cnn_95": Recipe("mnist_cnn/sparse_95_solver", "mnist_cnn/solver"),
