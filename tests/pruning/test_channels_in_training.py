@@ -278,6 +278,56 @@ def test_a_family_is_chosen_once():
         choose_together(found, weights, scores, 0.5, layer_sparsity={"b": 0.2, "first": 0.1})
 
 
+#: the outputs of "a" and "b", added up, are the net's
+ADDED = (
+    nets.DATA + conv("h", "data", 6) + conv("a", "h", 4) + conv("b", "h", 4) + joined("Eltwise", "sum", "ab")
+    + 'layer { name: "loss" type: "EuclideanLoss" bottom: "sum" bottom: "sum" top: "loss" }'
+)  # fmt: skip
+
+
+def layers(**shares):
+    """As pruning_param names them; a share of None: excluded."""
+    return " ".join(f'layer {{ name: "{name}" {"exclude: true" if share is None else f"sparsity: {share}"} }}'
+                    for name, share in shares.items())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "shares", "stays"), [(ADDED, {"a": 0.5}, "b"), (RESIDUAL, {"b": 0.5, "first": None}, "first")]
+)
+def test_a_share_is_refused_where_others_of_the_family_stay_whole(text, shares, stays):
+    message = f"has a share of its own, but .* layers that stay whole: {stays} "
+    own = {name: share for name, share in shares.items() if share is not None}
+    arguments = PruningArguments("l1-channels", "uniform", 0.5, own, exclude=tuple(shares.keys() - own.keys()))
+    with pytest.raises(ParameterError, match=f"^pruning: .*{message}"):
+        prune_by(nets.make(text), arguments, together=True)
+    with pytest.raises(ParameterError, match=f"pruning_param: .*{message}"):
+        make_solver(f"method: L1_CHANNELS {STEPS} {layers(**shares)}", text=text)
+    prune_by(nets.make(text), arguments)  # alone each layer may have its own
+
+
+def test_every_output_layer_of_a_family_needs_a_share():
+    net = nets.make(ADDED)
+    arguments = PruningArguments("l1-channels", "uniform", 0.5, {"a": 0.25, "b": 0.25})
+    result = prune_by(net, arguments, together=True)
+    assert result.held == () and result.channels == {"h": (3, 6), "a": (3, 4), "b": (3, 4)}
+    solver = make_solver(f"method: L1_CHANNELS scope: UNIFORM {STEPS} {layers(a=0.25, b=0.25)}", text=ADDED)
+    assert solver._pruner.channels.exclude == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (layers(first=0.5, b=0.6), r"they need one share: first 0\.5, b 0\.6"),
+        ("scope: UNIFORM min_keep: 6", 'layer "first" cannot reach a sparsity of 0.5: min_keep holds 6 of 8'),
+        ("min_keep: 0.75", "the net cannot reach a sparsity of 0.5"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_that_a_later_step_could_not_reach_are_refused_at_the_start(method, more, message):
+    with pytest.raises(ParameterError, match=message):
+        make_solver(f"method: {method} {STEPS} {more}", text=RESIDUAL)
+
+
 # -------------------------------------------------------------------------------------------------------------- shrink
 @pytest.mark.parametrize("method", METHODS)
 def test_a_residual_net_pruned_in_training_becomes_small(method):
