@@ -27,6 +27,7 @@ from protocaffe.pruning.channels import KEPT, Carry, Cut, Linear
 if TYPE_CHECKING:
     from protocaffe.backends import Backend
     from protocaffe.net import Net
+    from protocaffe.wiring import Wire
 
 
 class LayerChange(NamedTuple):
@@ -105,7 +106,7 @@ def plan_shrink(
     The net is looked at as it tests (phase TEST). ``force``: a constant other than 0 goes also where padding makes
     that inexact at the border.
 
-    Raises NetError for two layers of one name with parameters, WeightsError for weights that do not fit.
+    Raises NetError for two layers of one name with parameters or sizes of their own, WeightsError for weights that do not fit.
     """
     from protocaffe import TEST
     from protocaffe.net import Net
@@ -126,10 +127,10 @@ def plan_shrink(
 
 
 def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
-    named = [layer.name for layer in net.layers if layer.blobs]
+    named = [layer.name for layer in net.layers if layer.blobs or layer.type in ("Slice", "Reshape")]
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
-        raise NetError(f'shrink: two layers with parameters are called "{twice}": weights are found by name')
+        raise NetError(f'shrink: two layers to change are called "{twice}": weights and sizes are found by name')
     trace = Trace(net)
     decision = _Decision(trace, force)
     gone = decision.gone
@@ -160,10 +161,10 @@ def _plan(net: Net, full: Any, force: bool) -> ShrinkPlan:
         if any(gone(labels).any() for labels in pieces):
             sizes = [int((~gone(labels)).sum()) for labels in pieces]
             edits[name] = Edit("Slice", slice_points=tuple(np.cumsum(sizes[:-1]).tolist()))
-    shapes = {layer.name: layer for layer in net.layers if layer.type == "Reshape"}
+    wires = {wire.layer.name: wire for wire in net._wires if wire.layer.type == "Reshape"}
     for name, (axis, place, labels) in trace.reshapes.items():
         if gone(labels).any():
-            edits[name] = Edit("Reshape", dims=_dims(net, shapes[name], axis, place, int((~gone(labels)).sum())))
+            edits[name] = Edit("Reshape", dims=_dims(net, wires[name], axis, place, int((~gone(labels)).sum())))
     stored = [replace(w, blobs=[np.array(b) for b in w.blobs], unknown=net._unknown_fields.get(w.name, b""))
               for w in net.layer_weights()]  # fmt: skip
     changes = [_change(linear, decision) for linear in trace.linears]
@@ -179,12 +180,12 @@ def _change(linear: Linear, decision: _Decision) -> LayerChange:
     return LayerChange(linear.layer.name, linear.kind, *counts, int(pruned.sum()), int((pruned & out).sum()))
 
 
-def _dims(net: Net, layer: Any, axis: int, place: int, count: int) -> tuple[tuple[int, int], ...]:
+def _dims(net: Net, wire: Wire, axis: int, place: int, count: int) -> tuple[tuple[int, int], ...]:
     """The extents that a Reshape must name: the channels' new number, and an old one that it took from their axis."""
-    p, shape = layer.param.reshape_param, net.blobs[net.bottom_names[layer.name][0]].shape
+    p, shape = wire.layer.param.reshape_param, net.blobs[wire.bottoms[0]].shape
     start = p.axis if p.axis >= 0 else len(shape) + p.axis + 1
     dims = []
-    for i, d in enumerate(layer.dims):
+    for i, d in enumerate(wire.layer.dims):
         if start + i == place and d > 0:
             dims.append((i, count))
         elif d == 0 and start + i == axis != place:
