@@ -56,8 +56,9 @@ class Pruner:
 
     def _freeze(self, max_iter: int) -> int:
         param, end = self.param, self.schedule.steps[-1]
-        if param.HasField("freeze_step") and not self.soft:
-            raise ParameterError("pruning_param: freeze_step is for mode: SOFT")
+        for name in ("freeze_step", "margin", "regrow"):
+            if param.HasField(name) and not self.soft:
+                raise ParameterError(f"pruning_param: {name} is for mode: SOFT")
         freeze = param.freeze_step if param.HasField("freeze_step") else max(end, (end + max_iter) // 2)
         if self.soft and freeze < end:
             raise ParameterError(f"pruning_param: freeze_step must not be before end_step {end}, got {freeze}")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("protocaffe.solver")
 
-#: iterations up to each step of the schedule from which Taylor scores are gathered
+#: the last iterations up to each step of the schedule from which Taylor scores are gathered: so many at most, since
+#: they begin anew after each step
 WINDOW = 10
 
 
@@ -31,8 +32,8 @@ class ChannelPruner:
     """Chooses and masks outputs of ``net``; families.py says which go together.
 
     The layers whose outputs are the net's own, and what is coupled with them, stay whole unless they have a share of
-    their own. Taylor scores are sums over the last `WINDOW` iterations up to a step; ``sums`` and ``summed`` belong in
-    a solver state.
+    their own (`staying_whole`). Taylor scores are sums over the iterations since the last step, the last `WINDOW` at
+    most; ``sums`` and ``summed`` belong in a solver state.
     """
 
     def __init__(self, net: Net, arguments: PruningArguments) -> None:

@@ -111,7 +111,7 @@ def test_a_state_with_other_sums_is_refused_and_one_without_starts_anew(tmp_path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_outputs_that_go_score_least(method):
-    """By hand: L1 norms and gammas as they are at the step, Taylor scores of the ten iterations up to it."""
+    """By hand: L1 norms and gammas as they are at the step, Taylor scores of the first step's ten iterations."""
     solver = make_solver(f"method: {method} sparsity: 0.5 scope: UNIFORM schedule: ONE_SHOT begin_step: 13")
     net, score, seen, held = solver.net, np.zeros(6), [], []
     top = net.top_names["scale"][0]
@@ -142,6 +142,14 @@ def test_the_passes_are_watched_only_up_to_a_step():
     solver.add_callback(lambda: None, lambda: watched.append(not solver.net.undivided))
     solver.step(50)
     assert [i for i, yes in enumerate(watched) if yes] == [*range(6, 16), *range(36, 46)]
+
+
+def test_taylor_scores_are_of_the_iterations_since_the_last_step():
+    solver = make_solver("method: TAYLOR_CHANNELS sparsity: 0.5 begin_step: 15 end_step: 23 frequency: 4")
+    pruner, summed = solver._pruner.channels, []
+    solver.add_callback(lambda: None, lambda: summed.append(pruner.summed))
+    solver.step(24)
+    assert summed == [0] * 6 + [*range(10)] + [0, 1, 2, 3] * 2  # before the iteration's own is added
 
 
 @pytest.mark.parametrize("method", METHODS)
