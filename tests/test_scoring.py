@@ -54,8 +54,8 @@ def test_layers_of_ones_own_may_be_accuracies(monkeypatch):
     own = 'layer { name: "own" type: "Half" bottom: "ip" top: "half" top: "other" }'
     none = 'layer { name: "none" type: "NoTop" bottom: "ip" }'
     assert accuracies(make(SMALL + own + none)) == ["half"]
-    python = f'python_param {{ module: "{__name__}" layer: "Half" }}'
-    assert accuracies(make(SMALL + f'layer {{ name: "p" type: "Python" bottom: "ip" top: "half" {python} }}')) == ["half"]
+    python = f'type: "Python" python_param {{ module: "{__name__}" layer: "Half" }}'
+    assert accuracies(make(SMALL + f'layer {{ name: "p" bottom: "ip" top: "half" {python} }}')) == ["half"]
     monkeypatch.setattr(Half, "is_accuracy", False)
     assert accuracies(make(SMALL + own)) == []
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from protocaffe.errors import ParameterError
 from protocaffe.layout import WeightLayout
-from protocaffe.pruning.channel_rules import Trace
 from protocaffe.pruning.arguments import PruningArguments
+from protocaffe.pruning.channel_rules import Trace
 from protocaffe.pruning.choice import Weights, check_shares, choose_masks
 from protocaffe.pruning.following import output_layers
 from protocaffe.pruning.net import prunable_weights, users_of_weights

@@ -106,7 +106,8 @@ def plan_shrink(
     The net is looked at as it tests (phase TEST). ``force``: a constant other than 0 goes also where padding makes
     that inexact at the border.
 
-    Raises NetError for two layers of one name with parameters or sizes of their own, WeightsError for weights that do not fit.
+    Raises NetError for two layers of one name with parameters or sizes of their own, WeightsError for weights that do
+    not fit.
     """
     from protocaffe import TEST
     from protocaffe.net import Net
@@ -182,10 +183,11 @@ def _change(linear: Linear, decision: _Decision) -> LayerChange:
 
 def _dims(net: Net, wire: Wire, axis: int, place: int, count: int) -> tuple[tuple[int, int], ...]:
     """The extents that a Reshape must name: the channels' new number, and an old one that it took from their axis."""
-    p, shape = wire.layer.param.reshape_param, net.blobs[wire.bottoms[0]].shape
+    layer: Any = wire.layer
+    p, shape = layer.param.reshape_param, net.blobs[wire.bottoms[0]].shape
     start = p.axis if p.axis >= 0 else len(shape) + p.axis + 1
     dims = []
-    for i, d in enumerate(wire.layer.dims):
+    for i, d in enumerate(layer.dims):
         if start + i == place and d > 0:
             dims.append((i, count))
         elif d == 0 and start + i == axis != place:

@@ -85,9 +85,7 @@ class ChannelPruner:
         counted = [w for w in prunable_weights(self.net) if w.name not in self.exclude]
         return sum(int(alive_channels(w).sum()) for w in counted), sum(w.lies.outputs for w in counted)
 
-    def _kept(
-        self, a: PruningArguments, weights: Sequence[Weights], scores: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
+    def _kept(self, a: PruningArguments, weights: Sequence[Weights], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         shares = (a.sparsity or 0.0, a.scope, a.layer_sparsity, a.min_keep)
         return choose_together(self.families, weights, scores, *shares, self.exclude)
 
