@@ -103,7 +103,7 @@ def staying_whole(
     whole = first.union(with_families(found, first))
     for family in found:
         named = [name for name in family.names if name in own and name not in exclude]
-        if named and whole.intersection(named):
+        if whole.intersection(named):
             stays = ", ".join(name for name in family.names if name in first)
             raise ParameterError(
                 f'{who}: layer "{named[0]}" has a share of its own, but its channels go together with those of layers '
