@@ -49,6 +49,8 @@ class Layer:
     inplace_ok: ClassVar[bool] = False
     #: may give its tops other shapes while it runs: what follows is recorded anew then
     dynamic_tops: ClassVar[bool] = False
+    #: its first top is an accuracy: shown while training, and what `finetune` and `sensitivity` measure by
+    is_accuracy: bool = False
     #: draws random numbers at each forward pass of the TRAIN phase
     uses_random: ClassVar[bool] = False
     #: loss weight of the first top where the prototxt gives none

@@ -25,8 +25,8 @@ def number(value: float) -> str:
 
 
 def accuracies(net: Net) -> list[str]:
-    """The outputs of ``net`` that are accuracies: first tops of Accuracy layers; a second one is by class."""
-    tops = {net.top_names[layer.name][0] for layer in net.layers if layer.type == "Accuracy"}
+    """The outputs of ``net`` that are accuracies: first tops of layers that say so; a second one is by class."""
+    tops = {wire.tops[0] for wire in net._wires if wire.layer.is_accuracy and wire.tops}
     return [name for name in net.outputs if name in tops]
 
 

@@ -26,6 +26,7 @@ class Accuracy(Labelled):
 
     min_tops = 1
     max_tops = 2
+    is_accuracy = True
 
     def class_axis(self):
         return self.param.accuracy_param.axis

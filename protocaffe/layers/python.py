@@ -33,6 +33,7 @@ class Python(Layer):
     bottom)``. Bottoms and tops are Blobs, whose ``data`` and ``diff`` are NumPy arrays. In ``setup`` it may add
     parameters, ``self.blobs.add_blob(3, 4)``; ``backward`` adds to their diffs, and writes over the bottoms'. It finds
     ``self.param_str`` and ``self.phase``. A top may be given another shape in any of these methods.
+    ``is_accuracy = True`` in the class says that its first top is an accuracy.
 
     Naming a module in a prototxt runs its code: build nets with such layers from files that you trust.
 
@@ -57,6 +58,7 @@ class Python(Layer):
         self.what = f"{p.module}.{p.layer}"
         with self._users_code("__init__"):
             self.inner = cls(self.param, self.phase, self.backend, self.rng_seed, self.forward_count)
+        self.is_accuracy = self.inner.is_accuracy
         self.inner.param_str = self.inner.param_str_ = p.param_str
         self.inner.blobs = self.blobs = BlobVec(self)
         with self._users_code("setup"):

@@ -37,12 +37,12 @@ class Trace:
 
     def _walk(self, net: Any) -> None:
         now: dict[str, Channels] = {}
-        for layer, bottoms, tops in zip(net.layers, net.bottom_names.values(), net.top_names.values(), strict=True):
-            ins = [now[b] for b in bottoms]
-            shapes = [net.blobs[b].shape for b in bottoms]
-            after = [net.blobs[t].shape for t in tops]
-            outs = RULES.get(layer.type, _unknown)(self, layer, ins, shapes, after)
-            for top, channels in zip(tops, outs, strict=True):
+        for wire in net._wires:
+            ins = [now[b] for b in wire.bottoms]
+            shapes = [net.blobs[b].shape for b in wire.bottoms]
+            after = [net.blobs[t].shape for t in wire.tops]
+            outs = RULES.get(wire.layer.type, _unknown)(self, wire.layer, ins, shapes, after)
+            for top, channels in zip(wire.tops, outs, strict=True):
                 now[top] = channels
                 self.blobs.append((top, channels.labels))
         for name in net.outputs:

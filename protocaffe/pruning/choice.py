@@ -70,7 +70,7 @@ def choose_masks(
     """
     own = dict(layer_sparsity or {})
     check_names(weights, [*own, *exclude])
-    _check(own, exclude, sparsity, scope, min_keep)
+    check_shares(own, exclude, sparsity, scope, min_keep)
     check_scores(weights, scores)
     masks = [w.alive for w in weights]
     ranked = [i for i, w in enumerate(weights) if w.name not in own and w.name not in exclude]
@@ -137,9 +137,10 @@ def check_scores(weights: Sequence[Weights], scores: Sequence[np.ndarray]) -> No
                 )
 
 
-def _check(
+def check_shares(
     own: Mapping[str, float], exclude: Collection[str], sparsity: float, scope: str, min_keep: float | None
 ) -> None:
+    """Raise ParameterError for a share outside [0, 1), an unknown scope, or a layer with a share that is excluded."""
     if scope not in SCOPES:
         raise ParameterError(f'pruning: scope must be "global", "uniform" or "erk", got "{scope}"')
     for name, share in {"sparsity": sparsity, **own}.items():

@@ -37,8 +37,8 @@ def random_inputs(net: Net, seed: int = 0) -> dict[str, np.ndarray]:
 
 def compared(net: Net) -> list[str]:
     """The net's outputs, and what the layers that make them read: a softmax can hide much."""
-    makers = {top: name for name, tops in net.top_names.items() for top in tops}
-    return list(dict.fromkeys(b for out in net.outputs for b in (out, *net.bottom_names[makers[out]])))
+    makers = {top: wire for wire in net._wires for top in wire.tops}
+    return list(dict.fromkeys(b for out in net.outputs for b in (out, *makers[out].bottoms)))
 
 
 def largest_difference(one: Net, two: Net, inputs: Mapping[str, Any]) -> float:

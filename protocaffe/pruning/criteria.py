@@ -12,8 +12,8 @@ from protocaffe.errors import ParameterError
 from protocaffe.pruning.arguments import PruningArguments
 from protocaffe.pruning.choice import check_names
 from protocaffe.pruning.effect import effect_channels
-from protocaffe.pruning.families import choose_together, families, with_families
-from protocaffe.pruning.following import companions, output_layers, scale_behind
+from protocaffe.pruning.families import choose_together, families, staying_whole
+from protocaffe.pruning.following import companions, scale_behind
 from protocaffe.pruning.gradients import gradient_moments
 from protocaffe.pruning.net import prunable_weights, set_masks, sparsity_of_net, users_of_weights
 from protocaffe.pruning.outputs import alive_channels, channel_masks, choose_channels, l1_channels
@@ -67,7 +67,8 @@ def prune_by(
     together : of channel methods: outputs that shrink can take out only together (families.py) are chosen together
     images : for effect-channels
 
-    Channel methods leave the layers alone whose outputs are the net's own, unless they have a share of their own.
+    Channel methods leave the layers alone whose outputs are the net's own, unless they have a share of their own;
+    ``together`` also what goes together with these (`staying_whole`).
     """
     weights, method = prunable_weights(net), arguments.method
     check_names(weights, [*arguments.layer_sparsity, *arguments.exclude])
@@ -77,16 +78,14 @@ def prune_by(
     if method in CHANNEL_METHODS:
         if arguments.m:
             raise ParameterError(f"pruning: n:m is for single weights, {method} prunes whole outputs")
-        held = tuple(n for n in output_layers(net) if n not in {*arguments.layer_sparsity, *arguments.exclude})
         found = families(net) if together else []
-        held = tuple(n for n in with_families(found, [*arguments.exclude, *held]) if n not in arguments.exclude) or held
+        held = staying_whole(net, arguments, found)
         arguments = replace(arguments, exclude=(*arguments.exclude, *held))
     elif with_bias or together:
         what = "biases go with" if with_bias else "what goes together are"
         raise ParameterError(f"pruning: {what} whole outputs, {method} prunes single weights")
     if all(w.name in arguments.exclude for w in weights):
-        outputs = f" or gives the net's outputs ({', '.join(held)})" if held else ""
-        raise ParameterError(f"pruning: nothing can be pruned: every prunable layer is excluded{outputs}")
+        raise ParameterError("pruning: nothing can be pruned: every prunable layer is excluded")
     scores, loss = net_scores(net, method, training, batches, seed, arguments.exclude, images)
     if method not in CHANNEL_METHODS:
         set_masks(net, arguments.masks(weights, scores), everywhere=False)

@@ -12,8 +12,10 @@ import numpy as np
 
 from protocaffe.errors import ParameterError
 from protocaffe.layout import WeightLayout
+from protocaffe.pruning.arguments import PruningArguments
 from protocaffe.pruning.channel_rules import Trace
-from protocaffe.pruning.choice import Weights, choose_masks
+from protocaffe.pruning.choice import Weights, check_shares, choose_masks
+from protocaffe.pruning.following import output_layers
 from protocaffe.pruning.net import prunable_weights, users_of_weights
 from protocaffe.pruning.outputs import alive_channels
 
@@ -87,6 +89,33 @@ def with_families(found: Sequence[Family], names: Collection[str]) -> tuple[str,
     return tuple(name for family in found if set(names) & set(family.names) for name in family.names)
 
 
+def staying_whole(
+    net: Net, arguments: PruningArguments, found: Sequence[Family] = (), who: str = "pruning"
+) -> tuple[str, ...]:
+    """Names of the layers that stay whole though ``arguments`` do not exclude them: those that give the net's outputs
+    and have no share of their own, and all of the ``found`` families with such a layer or an excluded one.
+
+    Raises ParameterError, which begins with ``who``, where that leaves nothing to prune, or holds a layer that has a
+    share of its own.
+    """
+    own, exclude = arguments.layer_sparsity, arguments.exclude
+    first = {*exclude, *(name for name in output_layers(net) if name not in own)}
+    whole = first.union(with_families(found, first))
+    for family in found:
+        named = [name for name in family.names if name in own and name not in exclude]
+        if whole.intersection(named):
+            stays = ", ".join(name for name in family.names if name in first)
+            raise ParameterError(
+                f'{who}: layer "{named[0]}" has a share of its own, but its channels go together with those of layers '
+                f"that stay whole: {stays} (those that give the net's outputs need a share too)"
+            )
+    names = [w.name for w in prunable_weights(net)]
+    if whole.issuperset(names):
+        why = f"{', '.join(names)} are excluded or give the net's outputs" if names else "no layer is prunable"
+        raise ParameterError(f"{who}: nothing can be pruned: {why}")
+    return tuple(name for name in names if name in whole and name not in exclude)
+
+
 def choose_together(
     found: Sequence[Family],
     weights: Sequence[Weights],
@@ -103,6 +132,7 @@ def choose_together(
     own may be given to any of its members. Raises ParameterError where two have different ones.
     """
     given = layer_sparsity or {}
+    check_shares(given, exclude, sparsity, scope, min_keep)
     own: dict[str, float] = {}
     left: list[str] = []
     entries, means, alive = [], [], [alive_channels(w) for w in weights]

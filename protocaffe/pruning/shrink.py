@@ -27,6 +27,7 @@ from protocaffe.pruning.channels import KEPT, Carry, Cut, Linear
 if TYPE_CHECKING:
     from protocaffe.backends import Backend
     from protocaffe.net import Net
+    from protocaffe.wiring import Wire
 
 
 class LayerChange(NamedTuple):
@@ -106,7 +107,8 @@ def plan_shrink(
     that inexact at the border. ``in_place``: constants go into biases that are there and not masked, and into no
     weights, so that nothing that is pruned or missing comes up.
 
-    Raises NetError for two layers of one name with parameters, WeightsError for weights that do not fit.
+    Raises NetError for two layers of one name with parameters or sizes of their own, WeightsError for weights that do
+    not fit.
     """
     from protocaffe import TEST
     from protocaffe.net import Net
@@ -127,10 +129,10 @@ def plan_shrink(
 
 
 def _plan(net: Net, full: Any, force: bool, bias_masks: Mapping[str, Sequence[Any]] | None) -> ShrinkPlan:
-    named = [layer.name for layer in net.layers if layer.blobs]
+    named = [layer.name for layer in net.layers if layer.blobs or layer.type in ("Slice", "Reshape")]
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
-        raise NetError(f'shrink: two layers with parameters are called "{twice}": weights are found by name')
+        raise NetError(f'shrink: two layers to change are called "{twice}": weights and sizes are found by name')
     trace = Trace(net)
     if bias_masks is not None:
         for linear in trace.linears:
@@ -164,10 +166,10 @@ def _plan(net: Net, full: Any, force: bool, bias_masks: Mapping[str, Sequence[An
         if any(gone(labels).any() for labels in pieces):
             sizes = [int((~gone(labels)).sum()) for labels in pieces]
             edits[name] = Edit("Slice", slice_points=tuple(np.cumsum(sizes[:-1]).tolist()))
-    shapes = {layer.name: layer for layer in net.layers if layer.type == "Reshape"}
+    wires = {wire.layer.name: wire for wire in net._wires if wire.layer.type == "Reshape"}
     for name, (axis, place, labels) in trace.reshapes.items():
         if gone(labels).any():
-            edits[name] = Edit("Reshape", dims=_dims(net, shapes[name], axis, place, int((~gone(labels)).sum())))
+            edits[name] = Edit("Reshape", dims=_dims(net, wires[name], axis, place, int((~gone(labels)).sum())))
     stored = [replace(w, blobs=[np.array(b) for b in w.blobs], unknown=net._unknown_fields.get(w.name, b""))
               for w in net.layer_weights()]  # fmt: skip
     changes = [_change(linear, decision) for linear in trace.linears]
@@ -183,9 +185,10 @@ def _change(linear: Linear, decision: _Decision) -> LayerChange:
     return LayerChange(linear.layer.name, linear.kind, *counts, int(pruned.sum()), int((pruned & out).sum()))
 
 
-def _dims(net: Net, layer: Any, axis: int, place: int, count: int) -> tuple[tuple[int, int], ...]:
+def _dims(net: Net, wire: Wire, axis: int, place: int, count: int) -> tuple[tuple[int, int], ...]:
     """The extents that a Reshape must name: the channels' new number, and an old one that it took from their axis."""
-    p, shape = layer.param.reshape_param, net.blobs[net.bottom_names[layer.name][0]].shape
+    layer: Any = wire.layer
+    p, shape = layer.param.reshape_param, net.blobs[wire.bottoms[0]].shape
     start = p.axis if p.axis >= 0 else len(shape) + p.axis + 1
     dims = []
     for i, d in enumerate(layer.dims):

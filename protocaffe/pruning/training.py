@@ -35,9 +35,9 @@ class Pruner:
     what is pruned is gone.
 
     Scores are those of scores.py: FIRST_ORDER takes the gradient of the iteration, SECOND_ORDER the mean of the squared
-    gradients since the last step, TAYLOR_CHANNELS what the last ten iterations show. What is chosen depends on weights,
-    gradients, number of the iteration and seed alone, so that a resumed run chooses what an uninterrupted one does.
-    Raises ParameterError for what cannot be.
+    gradients since the last step, TAYLOR_CHANNELS what the iterations since the last step show, the last ten at
+    most. What is chosen depends on weights, gradients, number of the iteration and seed alone, so that a resumed run
+    chooses what an uninterrupted one does. Raises ParameterError for what cannot be.
     """
 
     def __init__(self, net: Net, param: Any, max_iter: int) -> None:
@@ -56,8 +56,9 @@ class Pruner:
 
     def _freeze(self, max_iter: int) -> int:
         param, end = self.param, self.schedule.steps[-1]
-        if param.HasField("freeze_step") and not self.soft:
-            raise ParameterError("pruning_param: freeze_step is for mode: SOFT")
+        for name in ("freeze_step", "margin", "regrow"):
+            if param.HasField(name) and not self.soft:
+                raise ParameterError(f"pruning_param: {name} is for mode: SOFT")
         freeze = param.freeze_step if param.HasField("freeze_step") else max(end, (end + max_iter) // 2)
         if self.soft and freeze < end:
             raise ParameterError(f"pruning_param: freeze_step must not be before end_step {end}, got {freeze}")

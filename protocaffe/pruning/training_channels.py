@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ParameterError
 from .arguments import PruningArguments
 from .criteria import prune_channels, scale_channels
-from .families import choose_together, families, with_families
-from .following import companions, output_layers
+from .families import choose_together, families, staying_whole
+from .following import companions
 from .gradients import check_gradients
 from .net import prunable_weights, users_of_weights
 from .outputs import alive_channels, l1_channels
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("protocaffe.solver")
 
-#: iterations up to each step of the schedule from which Taylor scores are gathered
+#: the last iterations up to each step of the schedule from which Taylor scores are gathered: so many at most, since
+#: they begin anew after each step
 WINDOW = 10
 
 
@@ -32,32 +32,21 @@ class ChannelPruner:
     """Chooses and masks outputs of ``net``; families.py says which go together.
 
     The layers whose outputs are the net's own, and what is coupled with them, stay whole unless they have a share of
-    their own. Taylor scores are sums over the last `WINDOW` iterations up to a step; ``sums`` and ``summed`` belong in
-    a solver state.
+    their own (`staying_whole`). Taylor scores are sums over the iterations since the last step, the last `WINDOW` at
+    most; ``sums`` and ``summed`` belong in a solver state.
     """
 
     def __init__(self, net: Net, arguments: PruningArguments) -> None:
         self.net = net
         self.families = families(net)
-        given = {*arguments.layer_sparsity, *arguments.exclude}
-        held = {*arguments.exclude, *(name for name in output_layers(net) if name not in given)}
-        self.exclude = with_families(self.families, held)
-        for name in arguments.layer_sparsity:
-            if name in self.exclude:
-                raise ParameterError(
-                    f'pruning_param: layer "{name}" has a share of its own, but its channels go together with those of '
-                    "a layer that stays whole"
-                )
-        if len(self.exclude) == len(prunable_weights(net)):
-            whole = ", ".join(self.exclude)
-            raise ParameterError(
-                f"pruning_param: nothing can be pruned: {whole} are excluded or give the net's outputs"
-            )
+        self.exclude = (*arguments.exclude, *staying_whole(net, arguments, self.families, "pruning_param"))
         logger.info("Pruning channels; these layers stay whole: %s", ", ".join(self.exclude) or "none")
         for family in self.families:
             if len(family.names) > 1 and family.names[0] not in self.exclude:
                 logger.info("Channels of these layers go together: %s", ", ".join(family.names))
         self.arguments = arguments
+        weights = prunable_weights(net)
+        self._kept(arguments, weights, [np.zeros(w.lies.outputs) for w in weights])  # what cannot be it says now
         self.watch: ChannelWatch | None = None
         if arguments.method == "taylor-channels":
             check_gradients(net, "pruning_param: TAYLOR_CHANNELS", self.exclude)
@@ -92,13 +81,13 @@ class ChannelPruner:
     def choose(self, arguments: PruningArguments) -> tuple[int, int]:
         """Mask the outputs that go, as ``arguments`` (a step's) say; returns how many are left, and of how many."""
         a, weights = arguments, prunable_weights(self.net)
-        scores, share = self._scores(weights), a.sparsity or 0.0
-        kept = choose_together(
-            self.families, weights, scores, share, a.scope, a.layer_sparsity, a.min_keep, self.exclude
-        )
-        prune_channels(self.net, kept, a.bias, self.exclude)
+        prune_channels(self.net, self._kept(a, weights, self._scores(weights)), a.bias, self.exclude)
         counted = [w for w in prunable_weights(self.net) if w.name not in self.exclude]
         return sum(int(alive_channels(w).sum()) for w in counted), sum(w.lies.outputs for w in counted)
+
+    def _kept(self, a: PruningArguments, weights: Sequence[Weights], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+        shares = (a.sparsity or 0.0, a.scope, a.layer_sparsity, a.min_keep)
+        return choose_together(self.families, weights, scores, *shares, self.exclude)
 
     def _scores(self, weights: Sequence[Weights]) -> list[np.ndarray]:
         if self.arguments.method == "l1-channels":

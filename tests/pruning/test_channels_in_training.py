@@ -111,7 +111,7 @@ def test_a_state_with_other_sums_is_refused_and_one_without_starts_anew(tmp_path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_outputs_that_go_score_least(method):
-    """By hand: L1 norms and gammas as they are at the step, Taylor scores of the ten iterations up to it."""
+    """By hand: L1 norms and gammas as they are at the step, Taylor scores of the first step's ten iterations."""
     solver = make_solver(f"method: {method} sparsity: 0.5 scope: UNIFORM schedule: ONE_SHOT begin_step: 13")
     net, score, seen, held = solver.net, np.zeros(6), [], []
     top = net.top_names["scale"][0]
@@ -142,6 +142,14 @@ def test_the_passes_are_watched_only_up_to_a_step():
     solver.add_callback(lambda: None, lambda: watched.append(not solver.net.undivided))
     solver.step(50)
     assert [i for i, yes in enumerate(watched) if yes] == [*range(6, 16), *range(36, 46)]
+
+
+def test_taylor_scores_are_of_the_iterations_since_the_last_step():
+    solver = make_solver("method: TAYLOR_CHANNELS sparsity: 0.5 begin_step: 15 end_step: 23 frequency: 4")
+    pruner, summed = solver._pruner.channels, []
+    solver.add_callback(lambda: None, lambda: summed.append(pruner.summed))
+    solver.step(24)
+    assert summed == [0] * 6 + [*range(10)] + [0, 1, 2, 3] * 2  # before the iteration's own is added
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -276,6 +284,56 @@ def test_a_family_is_chosen_once():
     assert [int(k.sum()) for k in kept] == [4, 8, 4, 9, 3]
     with pytest.raises(ParameterError, match=r"they need one share: first 0\.1, b 0\.2"):
         choose_together(found, weights, scores, 0.5, layer_sparsity={"b": 0.2, "first": 0.1})
+
+
+#: the outputs of "a" and "b", added up, are the net's
+ADDED = (
+    nets.DATA + conv("h", "data", 6) + conv("a", "h", 4) + conv("b", "h", 4) + joined("Eltwise", "sum", "ab")
+    + 'layer { name: "loss" type: "EuclideanLoss" bottom: "sum" bottom: "sum" top: "loss" }'
+)  # fmt: skip
+
+
+def layers(**shares):
+    """As pruning_param names them; a share of None: excluded."""
+    return " ".join(f'layer {{ name: "{name}" {"exclude: true" if share is None else f"sparsity: {share}"} }}'
+                    for name, share in shares.items())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "shares", "stays"), [(ADDED, {"a": 0.5}, "b"), (RESIDUAL, {"b": 0.5, "first": None}, "first")]
+)
+def test_a_share_is_refused_where_others_of_the_family_stay_whole(text, shares, stays):
+    message = f"has a share of its own, but .* layers that stay whole: {stays} "
+    own = {name: share for name, share in shares.items() if share is not None}
+    arguments = PruningArguments("l1-channels", "uniform", 0.5, own, exclude=tuple(shares.keys() - own.keys()))
+    with pytest.raises(ParameterError, match=f"^pruning: .*{message}"):
+        prune_by(nets.make(text), arguments, together=True)
+    with pytest.raises(ParameterError, match=f"pruning_param: .*{message}"):
+        make_solver(f"method: L1_CHANNELS {STEPS} {layers(**shares)}", text=text)
+    prune_by(nets.make(text), arguments)  # alone each layer may have its own
+
+
+def test_every_output_layer_of_a_family_needs_a_share():
+    net = nets.make(ADDED)
+    arguments = PruningArguments("l1-channels", "uniform", 0.5, {"a": 0.25, "b": 0.25})
+    result = prune_by(net, arguments, together=True)
+    assert result.held == () and result.channels == {"h": (3, 6), "a": (3, 4), "b": (3, 4)}
+    solver = make_solver(f"method: L1_CHANNELS scope: UNIFORM {STEPS} {layers(a=0.25, b=0.25)}", text=ADDED)
+    assert solver._pruner.channels.exclude == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (layers(first=0.5, b=0.6), r"they need one share: first 0\.5, b 0\.6"),
+        ("scope: UNIFORM min_keep: 6", 'layer "first" cannot reach a sparsity of 0.5: min_keep holds 6 of 8'),
+        ("min_keep: 0.75", "the net cannot reach a sparsity of 0.5"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_that_a_later_step_could_not_reach_are_refused_at_the_start(method, more, message):
+    with pytest.raises(ParameterError, match=message):
+        make_solver(f"method: {method} {STEPS} {more}", text=RESIDUAL)
 
 
 # -------------------------------------------------------------------------------------------------------------- shrink

@@ -145,7 +145,7 @@ def test_outputs_of_the_net_are_left_alone_unless_asked_for():
     net = nets.make()
     result = prune_by(net, PruningArguments("l1-channels", "uniform", 0.5, {"out": 0.34}))
     assert result.held == () and result.channels["out"] == (1, 3)
-    with pytest.raises(ParameterError, match=r"nothing can be pruned: .*gives the net's outputs \(out\)"):
+    with pytest.raises(ParameterError, match="nothing can be pruned: conv, turned, one, out are excluded or"):
         prune_by(nets.make(), PruningArguments("l1-channels", sparsity=0.5, exclude=("conv", "turned", "one")))
 
 

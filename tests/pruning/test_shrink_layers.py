@@ -8,6 +8,7 @@ from protocaffe.errors import NetError, WeightsError
 from protocaffe.io import parse_net, parse_solver, read_caffemodel, read_net, to_text
 from protocaffe.pruning import apply, edit_net, plan_shrink
 from protocaffe.pruning.compare import build, largest_difference, random_inputs
+from protocaffe.pruning.families import families
 from protocaffe.resources import resource_path
 from tests.support.shrinking import conv, data, ip, layer, masked, shrink
 
@@ -537,8 +538,22 @@ def test_errors():
     with pytest.raises(WeightsError, match='no weights for layer "b"'):
         plan_shrink(made.param, [w for w in made.layer_weights() if w.name != "b"])
     twice = parse_net(IMAGE + conv("a", "data", 6) + conv("a", "a", 6, top="b"))
-    with pytest.raises(NetError, match='two layers with parameters are called "a"'):
+    with pytest.raises(NetError, match='two layers to change are called "a"'):
         plan_shrink(twice, Net(twice).layer_weights())
+    cut = layer("Slice", "x", "a", top=["one", "two"]) + layer("Slice", "x", "two", top=["three", "four"])
+    with pytest.raises(NetError, match='two layers to change are called "x"'):
+        shrink(IMAGE + conv("a", "data", 8) + cut, {"a": [0, 1]})
+
+
+def test_layers_without_parameters_may_share_a_name():
+    """Two ReLUs, and what has the name of a layer with weights or sizes."""
+    net = IMAGE + conv("a", "data", 6) + layer("ReLU", "relu", "a", top="ra") + conv("b", "ra", 5)
+    shape = "reshape_param { shape { dim: 0 dim: 5 dim: -1 } }"
+    net += layer("ReLU", "relu", "b", top="rb") + layer("Reshape", "x", "rb", shape)
+    net += layer("ReLU", "b", "x", top="rx") + layer("Sigmoid", "x", "rx", top="s") + ip("out", "s", 4)
+    got = shrink(net, 0.34, skip=["out"])
+    assert got.outputs == {"a": 4, "b": 4, "out": 4} and got.difference < EXACT
+    assert [f.names for f in families(got.before)] == [("a",), ("b",), ("out",)]
 
 
 def test_a_mask_fillers_masks_are_those_of_the_file():

@@ -379,6 +379,8 @@ def test_a_device_with_memory_of_its_own_prunes_alike():
     ("text", "message"),
     [
         ("freeze_step: 5", "freeze_step is for mode: SOFT"),
+        ("margin: 0.1", "margin is for mode: SOFT"),
+        ("mode: HARD regrow: 0.02", "regrow is for mode: SOFT"),
         ("mode: SOFT begin_step: 2 end_step: 9 freeze_step: 5", "freeze_step must not be before end_step 9, got 5"),
         ("mode: SOFT margin: -1", "margin must be from 0 to 10, got -1"),
         ("mode: SOFT regrow: 1.5", "regrow must be from 0 to 1, got 1.5"),
