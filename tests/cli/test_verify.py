@@ -5,6 +5,7 @@ import json
 import pytest
 
 import protocaffe
+from protocaffe.cli.verify import Verdict
 from protocaffe.pruning import sparsity_of_net
 
 
@@ -46,6 +47,13 @@ def test_each_claim_is_checked(cli, records, what):
     result = cli("verify", records)
     assert result.code == 1 and result.err.count("error:") == 1
     assert f'1 of 1 records do not hold: "half": {what} ' in result.err
+
+
+@pytest.mark.parametrize(("found", "holds"), [(800, True), (802, True), (798, True), (803, False)])
+def test_another_device_may_round_two_of_ten_thousand_otherwise(found, holds):
+    record = {"items": 10_000, "errors": 800, "zeros": 5}
+    assert (Verdict("r", record, {"errors": found, "zeros": 5}).wrong == []) is holds
+    assert Verdict("r", record, {"errors": 800, "zeros": 6}).wrong == ["zeros 6, the record says 5"]
 
 
 @pytest.mark.parametrize(
