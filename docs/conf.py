@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import Any
 
 import protocaffe
 
@@ -137,28 +136,6 @@ def gpu_steps_tables() -> str:
     return "\n".join(out)
 
 
-def records_table() -> str:
-    """The records of benchmarks/results/records.json as a Markdown table: one line for each recipe, over its seeds."""
-    records = json.loads((HERE.parent / "benchmarks/results/records.json").read_text())
-    rows = [
-        ["recipe", "test error, each seed", "mean", "dense, mean", "non-zeros", "fewer", "zeros of weights", "bytes"]
-    ]
-    rows.append(["---", "---", *["---:"] * 6])
-    for name in dict.fromkeys(record["recipe"] for record in records):
-        mine = [record for record in records if record["recipe"] == name]
-
-        def mean(key: str, mine: list[dict[str, Any]] = mine) -> float:
-            return sum(record[key] for record in mine) / len(mine)
-
-        errors = ", ".join(f"{100 * r['errors'] / r['items']:.2f}" for r in mine)
-        fewer = mine[0]["dense_parameters"] / mean("nonzeros")
-        items, sparsity = mine[0]["items"], mean("zeros") / mean("prunable")
-        shares = (f"{mean(key) / items:.2%}" for key in ("errors", "dense_errors"))
-        left = (f"{mean('nonzeros'):,.0f}", f"{fewer:.1f}x", f"{sparsity:.2%}", f"{mean('bytes'):,.0f}")
-        rows.append([name, f"{errors} %", *shares, *left])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
 def generate(app: object) -> None:
     """Write the generated pages; they are not in git."""
     GENERATED.mkdir(exist_ok=True)
@@ -168,7 +145,6 @@ def generate(app: object) -> None:
         "cpu_steps.md": steps_table,
         "gpu_steps.md": gpu_steps_tables,
         "gpu_roofline.md": roofline_tables,
-        "records.md": records_table,
     }
     for name, make in pages.items():
         text = make()
@@ -178,7 +154,7 @@ def generate(app: object) -> None:
 
 
 # included by benchmarks.md and performance.md
-exclude_patterns += [f"_generated/{name}.md" for name in ("cpu_steps", "gpu_steps", "gpu_roofline", "records")]
+exclude_patterns += [f"_generated/{name}.md" for name in ("cpu_steps", "gpu_steps", "gpu_roofline")]
 
 
 def setup(app: object) -> None:

@@ -68,6 +68,7 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         reuse_memory: bool = False,
     ) -> None:
         from .io import prototxt
+        from .io.compressed import is_compressed
         from .passes import file_state, filter_net, insert_splits, upgrade_net
 
         if isinstance(phase, (str, os.PathLike)):
@@ -121,6 +122,8 @@ class Net(Recording, PycaffeNet, Hooks, WeightFiles, BlobMemory):
         logger.info("Memory required for data: %d", self.backend.real.itemsize * values)
         if self.param.debug_info:
             debug.attach(self)
+        if not weights and is_file and is_compressed(self.source):
+            weights = self.source
         for path in filter(None, os.fspath(weights).split(",") if weights else ()):
             self.copy_from(path)
 

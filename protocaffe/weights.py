@@ -25,6 +25,16 @@ logger = logging.getLogger("protocaffe.net")
 ZEROS_WARNING = 0.3
 
 
+def read_any(path: str | os.PathLike[str]) -> list[LayerWeights]:
+    """The layers of a weights file of any form: caffemodel, HDF5 or compressed model (.pcz)."""
+    from .io.caffemodel import read_caffemodel
+    from .io.compressed import is_compressed, read_compressed
+    from .io.hdf5 import is_hdf5, read_weights
+
+    read = read_weights if is_hdf5(path) else read_compressed if is_compressed(path) else read_caffemodel
+    return list(read(path))
+
+
 class WeightFiles:
     """The part of Net that deals with weights in files and in other nets."""
 
@@ -52,14 +62,9 @@ class WeightFiles:
 
     def _copy_file(self, path: str | os.PathLike[str], keep_masks: bool) -> int:
         """Copy from a file; returns how many layers with parameters it had weights for."""
-        from .io.caffemodel import read_caffemodel
-        from .io.compressed import is_compressed, read_compressed
-        from .io.hdf5 import is_hdf5, read_weights
-
         path = os.fspath(path)
         logger.info("Copying weights from %s", path)
-        read = read_weights if is_hdf5(path) else read_compressed if is_compressed(path) else read_caffemodel
-        return self.copy_weights(read(path), path, keep_masks)
+        return self.copy_weights(read_any(path), path, keep_masks)
 
     def copy_weights(self, weights: Iterable[LayerWeights], source: str = "weights", keep_masks: bool = True) -> int:
         """Copy what a file held, see copy_from; returns the number of layers that got weights, which may be 0."""

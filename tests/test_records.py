@@ -1,6 +1,7 @@
 """The committed records: every file is whole, counts as it claims, and knows the sample's digits."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,32 @@ ROOT = resource_path("models").parent
 RECORDS = sorted((ROOT / "records").glob("*.json")) if in_checkout() else []
 
 pytestmark = pytest.mark.skipif(not in_checkout(), reason="records/ is in a checkout alone")
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The table of docs/records.md: one line for each recipe, over its seeds."""
+    rows = [
+        ["recipe", "test error, each seed", "mean", "dense, mean", "non-zeros", "fewer", "zeros of weights", "bytes"]
+    ]
+    rows.append(["---", "---", *["---:"] * 6])
+    for name in dict.fromkeys(record["recipe"] for record in records):
+        mine = [record for record in records if record["recipe"] == name]
+
+        def mean(key: str, mine: list[dict[str, Any]] = mine) -> float:
+            return sum(record[key] for record in mine) / len(mine)
+
+        errors = ", ".join(f"{100 * r['errors'] / r['items']:.2f}" for r in mine)
+        fewer = mine[0]["dense_parameters"] / mean("nonzeros")
+        items, sparsity = mine[0]["items"], mean("zeros") / mean("prunable")
+        shares = (f"{mean(key) / items:.2%}" for key in ("errors", "dense_errors"))
+        left = (f"{mean('nonzeros'):,.0f}", f"{fewer:.1f}x", f"{sparsity:.2%}", f"{mean('bytes'):,.0f}")
+        rows.append([name, f"{errors} %", *shares, *left])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def test_the_page_says_what_the_results_say():
+    rows = json.loads((ROOT / "benchmarks/results/records.json").read_text())
+    assert table(rows) in (ROOT / "docs/records.md").read_text()
 
 
 def test_there_are_records_of_three_seeds():

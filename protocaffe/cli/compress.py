@@ -78,6 +78,7 @@ def command(
             row = (blob.count, blob.nonzeros, blob.shared or "-", blob.positions, blob.codes, blob.book)
             table.add_row(name, *(f"{v:,}" if isinstance(v, int) else v for v in row))
         rest = sizes.total - sizes.net - sizes.directory - sum(b.positions + b.codes + b.book for b in sizes.blobs)
+    net.copy_from(output)  # rounding makes zeros of some biases
     for line in sparsity_of_net(net).lines()[-2:]:
         click.echo(line)
     click.echo(f"net {sizes.net:,} bytes, directory {sizes.directory:,}, head and checksum {rest:,}")

@@ -147,7 +147,7 @@ def wanted(
 
     if nm is None:
         if sparsity is None:
-            raise ParameterError("--sparsity (the share that is to go) or --nm must be given")
+            raise ParameterError("--sparsity (the share that is to go), --nm or --dead must be given")
         return PruningArguments(method, scope or "global", sparsity, layer_shares(layers), min_keep, exclude)
     match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", nm)
     if match is None or not 1 <= int(match[1]) < int(match[2]):

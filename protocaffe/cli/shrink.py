@@ -25,10 +25,9 @@ DRAWS = 3
 def read_all(paths: str) -> list[LayerWeights]:
     """The layers of weight files separated by commas."""
     from protocaffe.cli.session import split
-    from protocaffe.io.caffemodel import read_caffemodel
-    from protocaffe.io.hdf5 import is_hdf5, read_weights
+    from protocaffe.weights import read_any
 
-    return [w for path in split(paths) for w in (read_weights(path) if is_hdf5(path) else read_caffemodel(path))]
+    return [weights for path in split(paths) for weights in read_any(path)]
 
 
 def pairs(given: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -104,7 +104,11 @@ def command(folder: Path, **device: Any) -> None:
     columns = [("record", "left"), *((name, "right") for name in figures), ("commit", "left"), ("holds", "left")]
     with stdout_table(f"{folder}: scored anew", columns) as table:
         for verdict in verdicts:
-            record, found = verdict.record, verdict.found or verdict.record
+            record, found = verdict.record, verdict.found
+            if not found:
+                dashes = ["-"] * 5
+                table.add_row(verdict.name, *dashes, str(record["seed"]), record["commit"][:9], "no")
+                continue
             ratio = found["parameters"] / found["nonzeros"] if found["nonzeros"] else float("inf")
             wrong, dense = found["errors"] / record["items"], record["dense_errors"] / record["items"]
             table.add_row(

@@ -47,6 +47,12 @@ class Pruner:
         self.schedule = Schedule.of(param, max_iter)
         self.soft = param.mode == param.SOFT
         self.freeze = self._freeze(max_iter)
+        last = self.freeze if self.soft else self.schedule.steps[-1]
+        if max_iter and last >= max_iter:
+            logger.warning(
+                "pruning_param: the run ends at iteration %d, before its last step at %d: it prunes less than asked",
+                max_iter, last,
+            )  # fmt: skip
         self.channels = self._channels()
         #: sums of squared gradients since the last step, and of how many iterations
         self.squares = net.backend.empty((net.arena.size,)) if self.arguments.method == "second-order" else None

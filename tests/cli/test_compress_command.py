@@ -36,6 +36,26 @@ def test_prune_quantise_test_and_finetune(cli, lenet, trained):
     assert np.array_equal(after.params["ip1"][0].mask, net.params["ip1"][0].mask)
 
 
+def test_a_compressed_model_is_a_net_with_its_weights_and_can_be_shrunk(cli, lenet, trained):
+    args = ("--model", "models/lenet/deploy.prototxt", "--weights", trained)
+    pruned = cli("prune", *args, "--method", "l1-channels", "--scope", "uniform", "--sparsity", "0.5", "--bias",
+                 "--output", "p.caffemodel")  # fmt: skip
+    assert pruned.code == 0, pruned.err
+    made = cli("compress", "--model", "models/lenet/deploy.prototxt", "--weights", "p.caffemodel", "--output", "a.pcz")
+    alone, given = protocaffe.Net("a.pcz", protocaffe.TEST), protocaffe.Net("a.pcz", protocaffe.TEST, weights="a.pcz")
+    count = 0
+    for name, blobs in given.params.items():
+        for one, other in zip(alone.params[name], blobs, strict=True):
+            assert np.array_equal(one.data, other.data)
+            count += np.count_nonzero(one.data)
+    assert f"non-zeros {count:,} of 431,080 parameters" in made.out
+    shrunk = cli(
+        "shrink", "--model", "a.pcz", "--weights", "a.pcz", "--output-model", "s.prototxt", "--output", "s.caffemodel"
+    )
+    assert shrunk.code == 0, shrunk.err
+    assert protocaffe.Net("s.prototxt", protocaffe.TEST, weights="s.caffemodel").params["conv1"][0].shape[0] == 10
+
+
 @pytest.mark.parametrize("suffix", ["caffemodel", "caffemodel.h5"])
 def test_decompress_gives_the_net_and_the_weights(cli, lenet, trained, suffix):
     assert (

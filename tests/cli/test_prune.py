@@ -208,7 +208,7 @@ def test_batches_may_be_chosen_and_masks_dropped(cli, lenet, trained):
 @pytest.mark.parametrize(
     ("options", "needle"),
     [
-        ([], "--sparsity (the share that is to go) or --nm must be given"),
+        ([], "--sparsity (the share that is to go), --nm or --dead must be given"),
         (["--nm", "2:4", "--sparsity", "0.5"], "--sparsity cannot be given beside it"),
         (["--nm", "2:4", "--scope", "uniform"], "--scope cannot be given beside it"),
         (["--nm", "2:4", "--layer", "conv1=0.5"], "--layer cannot be given beside it"),

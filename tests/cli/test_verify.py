@@ -49,6 +49,12 @@ def test_each_claim_is_checked(cli, records, what):
     assert f'1 of 1 records do not hold: "half": {what} ' in result.err
 
 
+def test_what_was_not_scored_has_no_figures(cli, records):
+    change(records, weights="none.caffemodel", errors=3)
+    row = next(line for line in cli("verify", records).out.splitlines() if line.strip().startswith("half"))
+    assert row.split()[1:6] == ["-"] * 5 and row.split()[-1] == "no"
+
+
 @pytest.mark.parametrize(("found", "holds"), [(800, True), (802, True), (798, True), (803, False)])
 def test_another_device_may_round_two_of_ten_thousand_otherwise(found, holds):
     record = {"items": 10_000, "errors": 800, "zeros": 5}

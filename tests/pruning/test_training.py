@@ -238,6 +238,20 @@ def test_the_margin_keeps_masks_from_flickering():
     assert changes[3.0] <= changes[0.0]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("end_step: 15", False),
+        ("end_step: 16", True),
+        ("mode: SOFT end_step: 10 freeze_step: 15", False),
+        ("mode: SOFT end_step: 10 freeze_step: 16", True),
+    ],
+)
+def test_a_run_that_ends_before_its_last_step_says_so(text, told, caplog):
+    make_solver("SGD", f"max_iter: 16 pruning_param {{ sparsity: 0.5 {text} }}")
+    assert ("the run ends at iteration 16, before its last step at 16" in caplog.text) is told
+
+
 @pytest.mark.parametrize("regrow", [0, 0.1, 1])
 def test_only_a_share_of_each_layer_comes_back_at_once(regrow):
     solver = make_solver("SGD", SOFT.replace("margin: 0.05", f"margin: 0 regrow: {regrow}"))
