@@ -5,8 +5,8 @@
 
 For each seed: the dense net that it is compared with (or begins from), trained by its own solver file and kept in the
 work folder; the sparse net, as its solver file says, or with channels taken out; what the outputs do not depend on
-cleared away; one compressed file, read back and scored on the test set, once; and a JSON file with what it is worth,
-which ``protocaffe verify records`` checks.
+cleared away; one compressed file (BatchNorm statistics averaged anew for it), read back and scored on the test set; and
+a JSON file with what it is worth, which ``protocaffe verify records`` checks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from typing import Any
 
 import protocaffe
 from protocaffe.io import atomic_write, prototxt, to_text
-from protocaffe.pruning import PruningArguments, apply, clear_dead, edit_net, plan_shrink, prune_by, sparsity_of_net
+from protocaffe.pruning import (
+    PruningArguments,
+    apply,
+    clear_dead,
+    edit_net,
+    plan_shrink,
+    prune_by,
+    recalibrate,
+    sparsity_of_net,
+)
 from protocaffe.pruning.compress import compress_net
 
 BATCHES = 20
@@ -151,6 +160,7 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str, shorten: 
     float_errors, _ = errors_of(net, solver.net.layer_weights(), param)
     path = records / f"{stem}.pcz"
     compress_net(path, solver.net, net, recipe.bits)
+    recalibrated = renew_statistics(path, net, recipe.bits)
     device = solver.backend.name
     solver.close()
     wrong, items = errors_of(net, path, param)
@@ -164,6 +174,7 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str, shorten: 
         "commit": commit,
         "solver": f"models/{recipe.sparse}.prototxt", "dense_solver": f"models/{recipe.dense}.prototxt",
         "dense_parameters": whole, "errors_before_sharing": float_errors, "bits": recipe.bits,
+        "recalibrated": recalibrated,
         "shorten": shorten, "device": device, "date": datetime.date.today().isoformat(),
         "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
@@ -171,6 +182,17 @@ def make(name: str, seed: int, records: Path, work: Path, commit: str, shorten: 
     with atomic_write(records / f"{stem}.json") as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
     return record
+
+
+def renew_statistics(path: Path, net: Any, bits: int) -> bool:
+    """Average BatchNorm statistics anew now that weights share values; whether the net has any."""
+    if not any(layer.type == "BatchNorm" for layer in net.layer):
+        return False
+    stored = protocaffe.Net(net, protocaffe.TEST, weights=str(path))
+    stored.copy_weights(recalibrate(net, stored.layer_weights(), BATCHES, stored.backend))
+    compress_net(path, stored, net, bits)
+    stored.close()
+    return True
 
 
 def parameters_of(model: str) -> int:

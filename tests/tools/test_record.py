@@ -112,6 +112,26 @@ def test_a_record_that_goes_on_from_another(tool, monkeypatch):
             assert not (after.mask & ~before.mask).any()
 
 
+def test_statistics_are_averaged_anew_for_the_stored_weights(tool, monkeypatch):
+    net = Path("models/tiny/net.prototxt")
+    norm = layer("BatchNorm", "norm", "res1_branch2a", top="res1_branch2a")
+    net.write_text(net.read_text().replace(layer("ReLU", "relu", "res1_branch2a", top="res1_branch2a"), norm))
+    before = {}
+    compress = tool.compress_net
+
+    def seen(path, stored, *args):
+        before.setdefault(path, [blob.data.copy() for blob in stored.params["norm"]])
+        return compress(path, stored, *args)
+
+    monkeypatch.setattr(tool, "compress_net", seen)
+    record = run(tool, monkeypatch, "sparse")[0]
+    assert record["recalibrated"] is True
+    after = protocaffe.Net("models/tiny/net.prototxt", protocaffe.TEST, weights=f"records/{record['weights']}")
+    mean, variance, count = (blob.data for blob in after.params["norm"])
+    assert count == 1 and not np.allclose(mean, before[Path("records/sparse_seed1.pcz")][0])
+    assert (variance > 0).all() and check(Path("records/sparse_seed1.json")).wrong == []
+
+
 def test_a_record_of_fewer_channels(tool, monkeypatch):
     records = run(tool, monkeypatch, "small")
     small = protocaffe.Net("records/small.prototxt", protocaffe.TEST)
